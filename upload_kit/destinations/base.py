@@ -1,0 +1,179 @@
+"""
+The port between the engine and every place that files go to.
+
+A destination declares what it is in `Capabilities`; the planner and the engine read
+that, and nobody ever asks for its type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from upload_kit.bodies import ChunkBody
+    from upload_kit.config import ConnectionOptions
+    from upload_kit.locations import Location
+    from upload_kit.models import ChunkMetadata, Receipt, RemoteObject, UploadSpec
+    from upload_kit.planning import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a destination is, asked once per upload."""
+
+    min_chunk: int = 1
+    """Bytes; the last chunk may be smaller."""
+
+    max_chunk: int | None = None
+    """Bytes; None for no limit."""
+
+    chunk_multiple: int = 1
+    """Bytes; every chunk but the last is a multiple of it."""
+
+    max_chunks: int | None = None
+    """None for no limit; 1 means that a file goes in one piece."""
+
+    max_size: int | None = None
+    """Bytes of a whole file; None for no limit."""
+
+    lanes: int | None = None
+    """None: chunks in any order; n: n streams, each strictly in order."""
+
+    resumable: bool = True
+    """Whether a half-done upload can be reopened by another process."""
+
+    unknown_length: bool = False
+    """Whether an upload may start before its size is known."""
+
+    checksums: frozenset[str] = frozenset()
+    """Digests of a chunk that the remote checks before it takes it."""
+
+    whole_checksums: frozenset[str] = frozenset()
+    """Digests of the whole file that the remote computes itself."""
+
+    encodings: frozenset[str] = frozenset()
+    """Content codings that a chunk may travel in: `gzip`, `zstd`."""
+
+    expires_after: float | None = None
+    """Seconds that a half-done upload survives; None for ever."""
+
+
+class RemoteUpload(Protocol):
+    """One upload at a destination, from open to complete or abort."""
+
+    @property
+    def token(self) -> str:
+        """All that is needed to reopen it; opaque, and a capability: keep it private."""
+        ...
+
+    async def held(self) -> Sequence[Receipt]:
+        """
+        Return a receipt for every whole chunk that the remote has now.
+
+        On resume this is the truth; what a session remembers is not.
+
+        Raises:
+            RemoteGone: The upload expired or was removed.
+            RemoteUnavailable: Worth another try.
+        """
+        ...
+
+    async def put(self, chunk: ChunkMetadata, body: ChunkBody) -> Receipt:
+        """
+        Store one chunk and return what the remote says it holds.
+
+        Safe to call again after any failure, and safe to cancel: bytes that the remote
+        kept are skipped or overwritten, never doubled.
+
+        Args:
+            chunk: Which bytes; `start` and `size` are in bytes of the source.
+
+            body: The bytes; every call streams from the chunk's first byte.
+
+        Returns:
+            A receipt whose `size` equals `chunk.size`.
+
+        Raises:
+            RemoteUnavailable: Worth another try, after `retry_after` if given.
+            OffsetConflict: The remote has another amount; worth another try.
+            RemoteGone: The upload expired; open a new one.
+            RemoteRejected: It will never take this chunk.
+            IntegrityError: The remote's digest differs from ours.
+        """
+        ...
+
+    async def complete(
+        self, receipts: Sequence[Receipt], *, sha256: str | None = None
+    ) -> RemoteObject:
+        """
+        Publish the file in one atomic step; safe to call again.
+
+        Args:
+            receipts: One for every chunk, in order.
+
+            sha256: Digest of the whole file for the remote to compare, where ours is
+                known.
+
+        Raises:
+            IntegrityError: The remote's whole file differs; nothing was published.
+            RemoteUnavailable: Worth another try.
+            RemoteGone: The upload expired before it was complete.
+        """
+        ...
+
+    async def abort(self) -> None:
+        """Throw away what arrived; safe to call again, and when nothing is there."""
+        ...
+
+
+class Destination(Protocol):
+    """A place that files go to; made once, used for many uploads at once."""
+
+    async def negotiate(self, spec: UploadSpec) -> Capabilities:
+        """
+        Find out what the destination can do for this upload.
+
+        Raises:
+            RemoteUnavailable: It could not be reached.
+            AuthenticationFailed: It does not know us.
+            ConfigurationError: It can never take such an upload.
+        """
+        ...
+
+    async def open(self, spec: UploadSpec, plan: Plan) -> RemoteUpload:
+        """
+        Begin an upload.
+
+        Raises:
+            RemoteUnavailable: Worth another try.
+            RemoteRejected: It will never take this upload.
+        """
+        ...
+
+    async def reopen(self, spec: UploadSpec, plan: Plan, token: str) -> RemoteUpload:
+        """
+        Go on with an upload that another process began; `held` says what is there.
+
+        Raises:
+            RemoteGone: The token stands for nothing any more.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of connections and files; safe to call again."""
+        ...
+
+
+class DestinationFactory(Protocol):
+    """What the registry holds for a scheme: `module:callable` resolves to one."""
+
+    def __call__(self, location: Location, options: ConnectionOptions) -> Destination:
+        """
+        Make the destination; no I/O happens yet.
+
+        Raises:
+            ConfigurationError: The URL cannot work.
+        """
+        ...

@@ -1,0 +1,174 @@
+"""
+Every error upload_kit raises, in one tree.
+
+    UploadKitError
+    |-- ConfigurationError          the call, the options or the URL cannot work
+    |   `-- MissingExtra            a package that this destination needs is not installed
+    |-- SourceError                 what was to be sent cannot be read
+    |   `-- SourceChanged           it changed while, or since, it was read
+    |-- RemoteError                 the other side
+    |   |-- RemoteUnavailable       worth another try
+    |   |   `-- TransferStalled     no bytes moved for too long
+    |   |-- OffsetConflict          the remote holds another amount than we thought
+    |   |-- RemoteRejected          it said no, and will say no again
+    |   |-- RemoteGone              the half-done upload is no longer there
+    |   `-- AuthenticationFailed    who we are is not known, or not allowed
+    |-- IntegrityError              bytes there differ from bytes here
+    |-- SessionError                the record of a half-done upload
+    |   |-- SessionNotFound         no such session
+    |   |-- SessionExpired          it was not continued in time
+    |   |-- SessionConflict         another process holds it, or changed it
+    |   `-- SessionCorrupt          its record cannot be read
+    `-- UploadCancelled             somebody asked for it
+
+Each class declares `retryable`; `retry.py` reads that and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class UploadKitError(Exception):
+    """
+    Base of everything that upload_kit raises on purpose.
+
+    Args:
+        message: What went wrong, where, and what was expected.
+
+        hint: What to try next; one sentence.
+
+        session_id: The session to resume, where there is one.
+    """
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, session_id: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.session_id = session_id
+
+    def __str__(self) -> str:
+        """Return the message, and the hint after it."""
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class ConfigurationError(UploadKitError):
+    """The call, the options or the URL cannot work as they are."""
+
+
+class MissingExtra(ConfigurationError):
+    """
+    A package that is needed here is not installed.
+
+    Args:
+        package: The package that could not be imported.
+
+        extra: The extra of upload_kit that brings it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(
+            f"The package {package!r} is not installed.",
+            hint=f"Install it with: pip install 'upload_kit[{extra}]'",
+        )
+
+
+class SourceError(UploadKitError):
+    """What was to be sent cannot be read."""
+
+
+class SourceChanged(SourceError):
+    """The source changed while it was read, or since the session was made."""
+
+
+class RemoteError(UploadKitError):
+    """
+    The other side failed or refused.
+
+    Args:
+        message: What went wrong.
+
+        status: The HTTP status, where there was one.
+
+        retry_after: Seconds the other side asked us to wait.
+
+        hint: What to try next.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.status = status
+        self.retry_after = retry_after
+
+
+class RemoteUnavailable(RemoteError):
+    """The other side could not be reached, or asked us to come back later."""
+
+    retryable = True
+
+
+class TransferStalled(RemoteUnavailable):
+    """No bytes moved for longer than the stall timeout."""
+
+
+class OffsetConflict(RemoteError):
+    """The remote holds another amount than we thought; ask it, then go on."""
+
+    retryable = True
+
+
+class RemoteRejected(RemoteError):
+    """The other side said no, and would say no again."""
+
+
+class RemoteGone(RemoteError):
+    """The half-done upload expired or was removed; a new one must be opened."""
+
+
+class AuthenticationFailed(RemoteError):
+    """The other side does not know us, or does not allow this."""
+
+
+class IntegrityError(UploadKitError):
+    """
+    The bytes there are not the bytes here.
+
+    Retryable for a chunk: it is read and sent once more before anyone gives up.
+    """
+
+    retryable = True
+
+
+class SessionError(UploadKitError):
+    """The record of a half-done upload cannot be used."""
+
+
+class SessionNotFound(SessionError):
+    """No session has this ID."""
+
+
+class SessionExpired(SessionError):
+    """The session was not continued in time; the upload must start again."""
+
+
+class SessionConflict(SessionError):
+    """Another process holds this session, or changed it under us."""
+
+
+class SessionCorrupt(SessionError):
+    """The session's record cannot be read; it was set aside, not deleted."""
+
+
+class UploadCancelled(UploadKitError):
+    """Somebody cancelled the upload."""

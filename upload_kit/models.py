@@ -1,0 +1,481 @@
+"""
+The records that users and stores hold: frozen, keyword-only, JSON and back.
+
+Sizes are bytes, times are seconds since the epoch, durations are seconds, indexes
+start at 0, ranges are `[start, end)`. Digests are lower-case hexadecimal SHA-256.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, Self
+
+import msgspec
+
+from upload_kit.errors import ConfigurationError
+
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class Layer(StrEnum):
+    """The three layers, each extending the one before."""
+
+    FOUNDATION = "foundation"
+    FEATURE = "feature"
+    POLISH = "polish"
+
+
+class UploadStatus(StrEnum):
+    """Where an upload stands, as a word for people."""
+
+    PENDING = "pending"
+    UPLOADING = "uploading"
+    PAUSED = "paused"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing comes after it."""
+        return self in {self.COMPLETE, self.FAILED, self.CANCELLED}
+
+
+class Stage(StrEnum):
+    """What an upload is doing; the first four always come in this order."""
+
+    VALIDATING = "validating"
+    PLANNING = "planning"
+    UPLOADING = "uploading"
+    VERIFYING = "verifying"
+    COMPLETE = "complete"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Verification(StrEnum):
+    """How far the remote's bytes were compared with ours; the strongest one holds."""
+
+    SHA256 = "sha256"
+    """The remote's digest of the whole file equals ours."""
+
+    CHUNKS = "chunks"
+    """The remote checked a digest of every chunk before it took it."""
+
+    SIZE = "size"
+    """The remote holds as many bytes as we sent."""
+
+    NONE = "none"
+    """The remote says nothing that could be compared."""
+
+
+class Record:
+    """What all records share: JSON and back, without loss."""
+
+    __slots__ = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON types, a key a field."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        return plain
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_dict(cls, plain: dict[str, Any]) -> Self:
+        """
+        Build the record from plain JSON types, checking every field.
+
+        Raises:
+            ConfigurationError: A field is missing, of another type or out of range.
+        """
+        try:
+            return msgspec.convert(plain, cls)
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"Not a {cls.__name__}: {error}.") from error
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """
+        Build the record from JSON, checking every field.
+
+        Raises:
+            ConfigurationError: It is no JSON, or no such record.
+        """
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.DecodeError as error:
+            raise ConfigurationError(f"Not a {cls.__name__}: {error}.") from error
+
+
+def _require(condition: bool, message: str) -> None:  # noqa: FBT001 (reads as assert)
+    if not condition:
+        raise ConfigurationError(message)
+
+
+def _require_sha256(digest: str | None) -> None:
+    _require(
+        digest is None or _SHA256.fullmatch(digest) is not None,
+        f"Not a SHA-256 in lower-case hexadecimal: {digest!r}.",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkMetadata(Record):
+    """One chunk of a source: which bytes, and their digest once they were read."""
+
+    index: int
+    """From 0, in the order of the source."""
+
+    start: int
+    """Offset of the first byte."""
+
+    size: int
+    """Bytes; 0 only for the single chunk of an empty source."""
+
+    sha256: str | None = None
+    """Digest of the bytes; None until they were read."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(self.index >= 0, f"A chunk index cannot be negative: {self.index}.")
+        _require(self.start >= 0, f"A chunk start cannot be negative: {self.start}.")
+        _require(self.size >= 0, f"A chunk size cannot be negative: {self.size}.")
+        _require_sha256(self.sha256)
+
+    @property
+    def end(self) -> int:
+        """Offset behind the last byte."""
+        return self.start + self.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt(Record):
+    """What the remote says it holds of one chunk."""
+
+    index: int
+    """The chunk's index."""
+
+    size: int
+    """Bytes of the source that the remote holds for it."""
+
+    sha256: str | None = None
+    """Digest of those bytes, where it is known."""
+
+    tag: str | None = None
+    """What the remote wants to see again at the end, such as an S3 ETag."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _require(self.index >= 0, f"A chunk index cannot be negative: {self.index}.")
+        _require(self.size >= 0, f"A chunk size cannot be negative: {self.size}.")
+        _require_sha256(self.sha256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RemoteObject(Record):
+    """What stands at the destination once an upload is complete."""
+
+    location: str
+    """Where it is; holds no secret."""
+
+    size: int | None = None
+    """Bytes, as the remote says."""
+
+    sha256: str | None = None
+    """Digest of the whole object, as the remote says."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceIdentity(Record):
+    """What tells whether a file is still the same one, without reading it."""
+
+    size: int
+    """Bytes."""
+
+    mtime_ns: int
+    """Time of the last change, nanoseconds since the epoch."""
+
+    inode: int = 0
+    """The file's number on its file system; 0 where it has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadSpec(Record):
+    """What is to be uploaded, as a destination needs to know it."""
+
+    name: str
+    """File name; data, never a path on the other side."""
+
+    size: int | None
+    """Bytes; None when it shows only at the end."""
+
+    content_type: str = "application/octet-stream"
+    """MIME type."""
+
+    metadata: dict[str, str] = field(default_factory=dict)
+    """What the user wants to be kept beside the bytes."""
+
+    overwrite: bool = True
+    """False: refuse when something already stands at the destination."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadProgress(Record):
+    """The whole state of one upload at one moment."""
+
+    transfer_id: str
+    """Which upload."""
+
+    name: str
+    """Its file name."""
+
+    stage: Stage = Stage.VALIDATING
+    """What it is doing."""
+
+    status: UploadStatus = UploadStatus.PENDING
+    """Where it stands, as a word."""
+
+    total: int | None = None
+    """Bytes in all; None while it is not known."""
+
+    sent: int = 0
+    """Bytes handed to the wire and not taken back by a retry; at least `confirmed`."""
+
+    confirmed: int = 0
+    """Bytes that the remote acknowledged."""
+
+    chunks_total: int | None = None
+    """Chunks in all; None while it is not known."""
+
+    chunks_confirmed: int = 0
+    """Chunks that the remote acknowledged."""
+
+    resumed: int = 0
+    """Bytes, of those confirmed, that were there before this run."""
+
+    rate: float = 0.0
+    """Bytes a second now, over the last few seconds."""
+
+    average_rate: float = 0.0
+    """Bytes a second since the start, without those that were resumed."""
+
+    elapsed: float = 0.0
+    """Seconds since the start."""
+
+    eta: float | None = None
+    """Seconds left, estimated; None while it is not known."""
+
+    retries: int = 0
+    """Tries after the first, over all chunks."""
+
+    @property
+    def in_flight(self) -> int:
+        """Bytes sent and not yet confirmed."""
+        return self.sent - self.confirmed
+
+    @property
+    def fraction(self) -> float | None:
+        """Confirmed share, 0 to 1; None while the total is not known."""
+        if self.total is None:
+            return None
+        return self.confirmed / self.total if self.total else 1.0
+
+    @property
+    def percent(self) -> float | None:
+        """Confirmed share in percent; None while the total is not known."""
+        return None if self.fraction is None else 100 * self.fraction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadResult(Record):
+    """How one upload ended."""
+
+    success: bool
+    """Whether everything arrived and was verified as far as `verified` says."""
+
+    name: str
+    """File name."""
+
+    location: str | None = None
+    """Where it is; None if it failed."""
+
+    size: int | None = None
+    """Bytes of the source; None if it failed before that was known."""
+
+    sha256: str | None = None
+    """Digest of the whole file; None where the layer computes none."""
+
+    verified: Verification = Verification.NONE
+    """How far the remote's bytes were compared with ours."""
+
+    chunks: tuple[ChunkMetadata, ...] = ()
+    """Every confirmed chunk, in order."""
+
+    seconds: float = 0.0
+    """From the start to the end."""
+
+    bytes_sent: int = 0
+    """Bytes on the wire, with retries and after compression."""
+
+    bytes_resumed: int = 0
+    """Bytes that were already there."""
+
+    retries: int = 0
+    """Tries after the first, over all chunks."""
+
+    error: str | None = None
+    """What went wrong and what to try; None if nothing."""
+
+    error_type: str | None = None
+    """Class name of the error, as in `upload_kit.errors`."""
+
+    session_id: str | None = None
+    """The session to resume, where there is one."""
+
+    transfer_id: str | None = None
+    """The ID in events, logs and history."""
+
+    @property
+    def rate(self) -> float:
+        """Bytes of the source that were moved a second, without those resumed."""
+        moved = (self.size or 0) - self.bytes_resumed
+        return moved / self.seconds if self.seconds > 0 and moved > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamingProgress(Record):
+    """One line of a live progress stream (NDJSON, server-sent events)."""
+
+    kind: str
+    """What happened: an `EventKind`, for example `confirmed` or `completed`."""
+
+    progress: UploadProgress
+    """The whole state after it."""
+
+    at: float
+    """When, seconds since the epoch."""
+
+    chunk: int | None = None
+    """The chunk it happened to."""
+
+    error: str | None = None
+    """The cause of a retry or a failure."""
+
+    result: UploadResult | None = None
+    """How the upload ended; on the last line only."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether this is the last line."""
+        return self.progress.status.is_final
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadSession(Record):
+    """A half-done upload, as it is remembered across processes."""
+
+    session_id: str
+    """128 random bits in hexadecimal."""
+
+    name: str
+    """File name."""
+
+    source: str | None
+    """Absolute path of the source; None if it cannot be opened again."""
+
+    destination: str
+    """URL of the destination, without secrets."""
+
+    size: int | None
+    """Bytes of the source."""
+
+    chunk_size: int
+    """Bytes of every chunk but the last."""
+
+    total_chunks: int | None
+    """Chunks in all; None while the size is not known."""
+
+    identity: SourceIdentity | None = None
+    """What the source looked like when the session was made."""
+
+    content_type: str = "application/octet-stream"
+    """MIME type."""
+
+    metadata: dict[str, str] = field(default_factory=dict)
+    """What is kept beside the bytes at the destination."""
+
+    remote_token: str | None = None
+    """All that the destination needs to go on; a capability, so kept private."""
+
+    status: UploadStatus = UploadStatus.PENDING
+    """Where it stands."""
+
+    created_at: float = 0.0
+    """When it was made."""
+
+    updated_at: float = 0.0
+    """When something was last confirmed."""
+
+    expires_at: float | None = None
+    """When it is cleaned up; None for never."""
+
+    lease_owner: str | None = None
+    """The process that works on it now."""
+
+    lease_until: float = 0.0
+    """Until when that process may, unless it renews."""
+
+    fence: int = 0
+    """Counts the owners; a checkpoint with an older one is refused."""
+
+    error: str | None = None
+    """Why the last run ended, if it failed."""
+
+    version: int = 0
+    """Counts the changes, for compare and swap; the store sets it."""
+
+    receipts: tuple[Receipt, ...] = ()
+    """What the remote acknowledged, in any order."""
+
+    def __post_init__(self) -> None:
+        """Check what a store could have broken."""
+        _require(self.chunk_size > 0, f"A chunk size must be above 0: {self.chunk_size}.")
+        _require(self.size is None or self.size >= 0, f"Negative size: {self.size}.")
+
+    @property
+    def chunks_completed(self) -> int:
+        """How many chunks the remote acknowledged."""
+        return len(self.receipts)
+
+    @property
+    def bytes_completed(self) -> int:
+        """How many bytes the remote acknowledged."""
+        return sum(receipt.size for receipt in self.receipts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileUploadTask(Record):
+    """One file among many: its status and its last 100 updates."""
+
+    task_id: str
+    """Equals the transfer ID in its events."""
+
+    name: str
+    """File name."""
+
+    status: UploadStatus = UploadStatus.PENDING
+    """Where it stands."""
+
+    progress: UploadProgress | None = None
+    """The last state; None before the first event."""
+
+    error: str | None = None
+    """Why it failed."""
+
+    updates: tuple[UploadProgress, ...] = ()
+    """The last 100 states, oldest first."""

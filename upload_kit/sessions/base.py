@@ -1,0 +1,126 @@
+"""
+The ports of sessions: what a store does, and what the engine asks of a checkpoint.
+
+Stores hold dumb records; every policy (who owns a session, when it expires, what counts
+as corrupt) is in `manager.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from upload_kit.models import Receipt, UploadSession
+
+
+class SessionStore(Protocol):
+    """Where sessions are kept; every method may be called from several processes."""
+
+    async def get(self, session_id: str) -> UploadSession | None:
+        """
+        Return the session with all its receipts, or None if there is none.
+
+        Raises:
+            SessionCorrupt: Its record cannot be read; it was set aside, and the next
+                call returns None.
+        """
+        ...
+
+    async def put(
+        self,
+        session: UploadSession,
+        *,
+        expected: int | None,
+        keep_receipts: bool = True,
+    ) -> int:
+        """
+        Write the session if nobody else did meanwhile: compare and swap.
+
+        Receipts are not part of it: those in `session` are ignored, and `record` alone
+        adds to those that are stored.
+
+        Args:
+            session: What to write; its `version` is ignored.
+
+            expected: The version it was read at; None if it must not exist yet.
+
+            keep_receipts: False forgets the stored receipts in the same step.
+
+        Returns:
+            The new version, greater than `expected`.
+
+        Raises:
+            SessionConflict: The stored version is another one.
+        """
+        ...
+
+    async def record(self, session_id: str, receipt: Receipt, *, fence: int) -> None:
+        """
+        Add one receipt, at a cost that does not grow with the number of chunks.
+
+        It survives kill -9 of this process once the call returns. A receipt for a chunk
+        that has one already replaces it.
+
+        Args:
+            session_id: Which session.
+
+            receipt: What the remote acknowledged.
+
+            fence: The `fence` of the lease that the caller holds.
+
+        Raises:
+            SessionConflict: A younger lease exists; the caller must stop.
+            SessionNotFound: No such session.
+        """
+        ...
+
+    async def delete(self, session_id: str) -> None:
+        """Remove the session and its receipts; nothing happens if there is none."""
+        ...
+
+    def scan(self, **where: str) -> AsyncIterator[UploadSession]:
+        """
+        Yield every readable session, oldest first.
+
+        Args:
+            where: Only those whose text field of that name equals the value, for
+                example `status="uploading"` or `destination="file:///srv"`.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of files and connections; safe to call again."""
+        ...
+
+
+class Checkpoint(Protocol):
+    """
+    What the engine tells of an upload so that another process can go on with it.
+
+    `SessionManager` hands one out for a session that it has leased; an upload without a
+    session has none.
+    """
+
+    @property
+    def session(self) -> UploadSession:
+        """The session as it stands now."""
+        ...
+
+    async def opened(self, token: str) -> None:
+        """
+        Remember how to reopen the remote upload, before a byte is sent.
+
+        Receipts of an earlier remote upload are forgotten.
+        """
+        ...
+
+    async def record(self, receipt: Receipt) -> None:
+        """
+        Remember that the remote acknowledged a chunk.
+
+        Raises:
+            SessionConflict: Another process took the session over; stop at once.
+        """
+        ...
