@@ -62,13 +62,13 @@ def _positive(**values: float | None) -> None:
 class RetryPolicy:
     """When to try again. Attempts and time are counted anew after any progress."""
 
-    attempts: int = 6
+    attempts: int = 10
     """Tries in all without progress in between, the first one among them."""
 
     max_elapsed: float = 300.0
     """Seconds from the first failure without progress until we give up."""
 
-    base_delay: float = 0.2
+    base_delay: float = 0.5
     """Seconds; the n-th wait is drawn from 0 to `base_delay * 2 ** (n - 1)`."""
 
     max_delay: float = 30.0

@@ -3,7 +3,7 @@ Every error upload_kit raises, in one tree.
 
     UploadKitError
     |-- ConfigurationError          the call, the options or the URL cannot work
-    |   `-- MissingExtra            a package that this destination needs is not installed
+    |   `-- MissingExtra            a package is needed and not installed
     |-- SourceError                 what was to be sent cannot be read
     |   `-- SourceChanged           it changed while, or since, it was read
     |-- RemoteError                 the other side

@@ -444,7 +444,9 @@ class UploadSession(Record):
 
     def __post_init__(self) -> None:
         """Check what a store could have broken."""
-        _require(self.chunk_size > 0, f"A chunk size must be above 0: {self.chunk_size}.")
+        _require(
+            self.chunk_size > 0, f"A chunk size must be above 0: {self.chunk_size}."
+        )
         _require(self.size is None or self.size >= 0, f"Negative size: {self.size}.")
 
     @property

@@ -16,7 +16,7 @@ MIB: Final = 1024**2
 GIB: Final = 1024**3
 
 # SI prefixes are powers of 1000, IEC prefixes powers of 1024, as IEC 80000-13 has it.
-_FACTORS: Final = {
+_FACTORS: Final[dict[str, int]] = {
     "": 1,
     **{p: 1000 ** (i + 1) for i, p in enumerate("kmgtp")},
     **{f"{p}i": 1024 ** (i + 1) for i, p in enumerate("kmgtp")},

@@ -1,63 +1,22 @@
 """
 The port between the engine and every place that files go to.
 
-A destination declares what it is in `Capabilities`; the planner and the engine read
-that, and nobody ever asks for its type.
+A destination declares what it is in `planning.Capabilities`; the planner and the engine
+read that, and nobody ever asks for its type.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from upload_kit.bodies import ChunkBody
     from upload_kit.config import ConnectionOptions
     from upload_kit.locations import Location
     from upload_kit.models import ChunkMetadata, Receipt, RemoteObject, UploadSpec
-    from upload_kit.planning import Plan
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capabilities:
-    """What a destination is, asked once per upload."""
-
-    min_chunk: int = 1
-    """Bytes; the last chunk may be smaller."""
-
-    max_chunk: int | None = None
-    """Bytes; None for no limit."""
-
-    chunk_multiple: int = 1
-    """Bytes; every chunk but the last is a multiple of it."""
-
-    max_chunks: int | None = None
-    """None for no limit; 1 means that a file goes in one piece."""
-
-    max_size: int | None = None
-    """Bytes of a whole file; None for no limit."""
-
-    lanes: int | None = None
-    """None: chunks in any order; n: n streams, each strictly in order."""
-
-    resumable: bool = True
-    """Whether a half-done upload can be reopened by another process."""
-
-    unknown_length: bool = False
-    """Whether an upload may start before its size is known."""
-
-    checksums: frozenset[str] = frozenset()
-    """Digests of a chunk that the remote checks before it takes it."""
-
-    whole_checksums: frozenset[str] = frozenset()
-    """Digests of the whole file that the remote computes itself."""
-
-    encodings: frozenset[str] = frozenset()
-    """Content codings that a chunk may travel in: `gzip`, `zstd`."""
-
-    expires_after: float | None = None
-    """Seconds that a half-done upload survives; None for ever."""
+    from upload_kit.planning import Capabilities, Plan
 
 
 class RemoteUpload(Protocol):
@@ -65,7 +24,7 @@ class RemoteUpload(Protocol):
 
     @property
     def token(self) -> str:
-        """All that is needed to reopen it; opaque, and a capability: keep it private."""
+        """All that is needed to reopen it; opaque, and a capability, so private."""
         ...
 
     async def held(self) -> Sequence[Receipt]:

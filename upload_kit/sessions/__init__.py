@@ -1,0 +1,1 @@
+"""Half-done uploads and finished ones, remembered across processes."""

@@ -1,0 +1,1 @@
+"""The three layers: chunked, parallel, resumable; each extends the one before."""

@@ -1,0 +1,127 @@
+"""
+Move big files to where they belong, and prove that they arrived.
+
+Names are imported when first used: `import upload_kit` pulls in neither pandas nor
+ipywidgets nor a cloud's package.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from upload_kit.api import resume, serve, start, upload, upload_many
+    from upload_kit.config import Compression, ConnectionOptions, RetryPolicy, Secret
+    from upload_kit.errors import (
+        AuthenticationFailed,
+        ConfigurationError,
+        IntegrityError,
+        MissingExtra,
+        OffsetConflict,
+        RemoteError,
+        RemoteGone,
+        RemoteRejected,
+        RemoteUnavailable,
+        SessionConflict,
+        SessionCorrupt,
+        SessionError,
+        SessionExpired,
+        SessionNotFound,
+        SourceChanged,
+        SourceError,
+        TransferStalled,
+        UploadCancelled,
+        UploadKitError,
+    )
+    from upload_kit.events import EventKind, UploadEvent
+    from upload_kit.models import (
+        ChunkMetadata,
+        FileUploadTask,
+        Layer,
+        Receipt,
+        RemoteObject,
+        Stage,
+        StreamingProgress,
+        UploadProgress,
+        UploadResult,
+        UploadSession,
+        UploadStatus,
+        Verification,
+    )
+    from upload_kit.progress import ProgressTracker
+    from upload_kit.sessions.manager import SessionManager
+    from upload_kit.throttle import BandwidthThrottle
+    from upload_kit.transfer import Transfer
+    from upload_kit.uploaders.chunked import ChunkedUploader
+    from upload_kit.uploaders.parallel import ParallelUploader
+    from upload_kit.uploaders.resumable import ResumableUploader
+
+_MODULES: Final = {
+    "api": ("resume", "serve", "start", "upload", "upload_many"),
+    "config": ("Compression", "ConnectionOptions", "RetryPolicy", "Secret"),
+    "errors": (
+        "AuthenticationFailed",
+        "ConfigurationError",
+        "IntegrityError",
+        "MissingExtra",
+        "OffsetConflict",
+        "RemoteError",
+        "RemoteGone",
+        "RemoteRejected",
+        "RemoteUnavailable",
+        "SessionConflict",
+        "SessionCorrupt",
+        "SessionError",
+        "SessionExpired",
+        "SessionNotFound",
+        "SourceChanged",
+        "SourceError",
+        "TransferStalled",
+        "UploadCancelled",
+        "UploadKitError",
+    ),
+    "events": ("EventKind", "UploadEvent"),
+    "models": (
+        "ChunkMetadata",
+        "FileUploadTask",
+        "Layer",
+        "Receipt",
+        "RemoteObject",
+        "Stage",
+        "StreamingProgress",
+        "UploadProgress",
+        "UploadResult",
+        "UploadSession",
+        "UploadStatus",
+        "Verification",
+    ),
+    "progress": ("ProgressTracker",),
+    "sessions.manager": ("SessionManager",),
+    "throttle": ("BandwidthThrottle",),
+    "transfer": ("Transfer",),
+    "uploaders.chunked": ("ChunkedUploader",),
+    "uploaders.parallel": ("ParallelUploader",),
+    "uploaders.resumable": ("ResumableUploader",),
+}
+_HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = [  # noqa: PLE0604 (every name is a string of the table above)
+    "__version__",
+    *sorted(_HOMES),
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module when it is first used."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, imported or not."""
+    return sorted({*globals(), *_HOMES})
