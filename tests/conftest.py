@@ -1,0 +1,78 @@
+"""What holds for every test: no skip goes unseen in CI, and properties search hard."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_ALLOWED_SKIPS: Final = Path(__file__).parent.parent / ".ci" / "allowed-skips.txt"
+
+# A busy machine is no reason for a property to fail, and every test has a time limit.
+settings.register_profile("usual", deadline=None)
+settings.register_profile("prove", deadline=None, max_examples=2000)
+settings.load_profile("usual")
+
+
+class SkipGuard:
+    """
+    Fails a run in which a test was skipped that nobody allowed to be.
+
+    Args:
+        allowed: Test IDs that may be skipped.
+    """
+
+    def __init__(self, allowed: frozenset[str]) -> None:
+        self._allowed = allowed
+        self._skipped: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note a test that was skipped; an expected failure is none."""
+        if report.skipped and not hasattr(report, "wasxfail"):
+            self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        """Note a module that was skipped whole."""
+        if report.skipped:
+            self._note(report)
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """Turn a good ending into a bad one."""
+        if self._skipped and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(
+        self, terminalreporter: pytest.TerminalReporter
+    ) -> None:
+        """List them."""
+        if self._skipped:
+            terminalreporter.section("skipped, which CI does not allow", red=True)
+            for test, reason in self._skipped.items():
+                terminalreporter.line(f"{test}: {reason}")
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.nodeid not in self._allowed:
+            where = report.longrepr
+            self._skipped[report.nodeid] = (
+                str(where[2]) if isinstance(where, tuple) else str(where)
+            )
+
+
+def _allowed_skips() -> Iterator[str]:
+    for line in _ALLOWED_SKIPS.read_text().splitlines():
+        if line.strip() and not line.startswith("#"):
+            yield line.strip()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Guard against skips where CI says that it is CI."""
+    if os.environ.get("CI"):
+        guard = SkipGuard(frozenset(_allowed_skips()))
+        config.pluginmanager.register(guard, "skip-guard")
