@@ -1,4 +1,9 @@
-"""What holds for every test: no skip goes unseen in CI, and properties search hard."""
+"""
+What holds for every test.
+
+No event loop is blocked, properties search as hard as asked, and in CI no skip goes
+unseen.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
 if TYPE_CHECKING:
@@ -18,6 +24,16 @@ _ALLOWED_SKIPS: Final = Path(__file__).parent.parent / ".ci" / "allowed-skips.tx
 settings.register_profile("usual", deadline=None)
 settings.register_profile("prove", deadline=None, max_examples=2000)
 settings.load_profile("usual")
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls() -> Iterator[None]:
+    """Fail what reads files or sleeps in upload_kit's own code on an event loop."""
+    with blockbuster_ctx("upload_kit") as guard:
+        # Locks that are held for microseconds are shared between threads on purpose.
+        for name in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
+            guard.functions[name].deactivate()
+        yield
 
 
 class SkipGuard:
