@@ -44,7 +44,7 @@ def run(project: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "tests"],
         cwd=project,
-        env={**outside, **environment},
+        env={**outside, **environment, "PYTHONPATH": str(_TESTS.parent)},
         capture_output=True,
         text=True,
         timeout=60,
