@@ -1,8 +1,8 @@
 """
 The ports of sessions: what a store does, and what the engine asks of a checkpoint.
 
-Stores hold dumb records; every policy (who owns a session, when it expires, what counts
-as corrupt) is in `manager.py`.
+Stores hold dumb records; every policy (who owns a session, when it expires, when it is
+removed) is in `manager.py` and `lease.py`.
 """
 
 from __future__ import annotations
@@ -10,9 +10,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
 
-    from upload_kit.models import Receipt, UploadSession
+    from upload_kit.errors import SessionError
+    from upload_kit.models import Receipt, UploadSession, UploadSpec
+    from upload_kit.planning import Plan
+    from upload_kit.sources import Source
 
 
 class SessionStore(Protocol):
@@ -76,15 +80,33 @@ class SessionStore(Protocol):
         """
         ...
 
-    async def delete(self, session_id: str) -> None:
-        """Remove the session and its receipts; nothing happens if there is none."""
+    async def delete(self, session_id: str, *, expected: int | None = None) -> None:
+        """
+        Remove the session and its receipts; nothing happens if there is none.
+
+        Args:
+            session_id: Which session.
+
+            expected: Only if its version is still this one; None for any.
+
+        Raises:
+            SessionConflict: The stored version is another one.
+        """
         ...
 
-    def scan(self, **where: str) -> AsyncIterator[UploadSession]:
+    def scan(
+        self,
+        *,
+        on_corrupt: Callable[[SessionError], None] | None = None,
+        **where: str,
+    ) -> AsyncIterator[UploadSession]:
         """
         Yield every readable session, oldest first.
 
         Args:
+            on_corrupt: Called for each session that cannot be read, which never hides
+                the others; None logs a warning instead.
+
             where: Only those whose text field of that name equals the value, for
                 example `status="uploading"` or `destination="file:///srv"`.
         """
@@ -122,5 +144,40 @@ class Checkpoint(Protocol):
 
         Raises:
             SessionConflict: Another process took the session over; stop at once.
+        """
+        ...
+
+
+class SessionKeeper(Protocol):
+    """Finds or makes the session of an upload; the engine asks it, if there is one."""
+
+    def hold(
+        self,
+        spec: UploadSpec,
+        plan: Plan,
+        source: Source,
+        *,
+        session_id: str | None = None,
+    ) -> AbstractAsyncContextManager[Checkpoint]:
+        """
+        Hold the session of this upload as long as the context lasts.
+
+        How the context ends is how the session ends: complete, failed or cancelled. A
+        session's own plan wins over the one that is given.
+
+        Args:
+            spec: What is uploaded.
+
+            plan: What a new session would remember.
+
+            source: Opened; its identity tells whether it is still the same.
+
+            session_id: Which session; None to find one that fits, or make one.
+
+        Raises:
+            SessionNotFound: There is none with this ID.
+            SessionExpired: It was not continued in time.
+            SessionConflict: Another process holds it.
+            SourceChanged: The source is not the one that the session was made for.
         """
         ...
