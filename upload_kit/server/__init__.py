@@ -1,1 +1,14 @@
 """The upload server."""
+
+from __future__ import annotations
+
+from upload_kit.server.app import RunningServer, create_app, running_server
+from upload_kit.server.config import Durability, ServerConfig
+
+__all__ = [
+    "Durability",
+    "RunningServer",
+    "ServerConfig",
+    "create_app",
+    "running_server",
+]

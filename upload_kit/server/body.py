@@ -1,0 +1,291 @@
+"""The body of an HTTP request, read piece by piece under every limit."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+import msgspec
+
+from upload_kit.server.fields import malformed
+from upload_kit.server.problems import ProblemType, UploadProblem
+from upload_kit.units import KIB, MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    from aiohttp import web
+
+    from upload_kit.server.config import ServerConfig
+
+_T = TypeVar("_T")
+
+_MAX_BATCH: Final = 2 * MIB
+_MIN_BATCH: Final = 64 * KIB
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyLimits:
+    """How a body may come."""
+
+    max_size: int | None
+    """Bytes at most; None for no limit."""
+
+    idle_timeout: float
+    """Seconds without a byte."""
+
+    min_rate: float
+    """Bytes a second, over `rate_window`."""
+
+    rate_window: float
+    """Seconds."""
+
+
+class MemoryBudget:
+    """
+    Shares an amount of memory among the bodies that are read at once.
+
+    Args:
+        size: Bytes for all of them.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._bodies = 0
+
+    def enter(self) -> None:
+        """Count a body that begins."""
+        self._bodies += 1
+
+    def leave(self) -> None:
+        """Count a body that ended."""
+        self._bodies -= 1
+
+    @property
+    def batch_size(self) -> int:
+        """Bytes that one body may collect: it holds two batches, and the buffer."""
+        share = self._size // (3 * max(1, self._bodies))
+        return max(_MIN_BATCH, min(_MAX_BATCH, share))
+
+
+class HttpBody:
+    """
+    A `Body` out of an aiohttp request; use it as a context manager.
+
+    Args:
+        request: Nothing was read of it yet.
+
+        limits: How it may come.
+
+        budget: Of memory, shared with all other bodies.
+
+        pace: Waits until so many more bytes may be taken; None for no limit.
+    """
+
+    def __init__(
+        self,
+        request: web.Request,
+        limits: BodyLimits,
+        budget: MemoryBudget,
+        pace: Callable[[int], Awaitable[None]] | None = None,
+    ) -> None:
+        self._request = request
+        self._content = request.content
+        self._limits = limits
+        self._budget = budget
+        self._pace = pace
+        self._received = 0
+        self._watch: _Watch | None = None
+        self._problem: UploadProblem | None = None
+        self._scope: asyncio.Timeout | None = None
+        self.size = request.content_length
+        if limits.max_size is not None and (self.size or 0) > limits.max_size:
+            raise too_large(limits.max_size)
+
+    def __enter__(self) -> Self:
+        self._budget.enter()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._budget.leave()
+        if self._watch is not None:
+            self._watch.cancel()
+
+    @property
+    def arrived(self) -> int:
+        """Bytes that came so far, read or not."""
+        return self._content.total_bytes
+
+    async def batch(self) -> tuple[Sequence[bytes], bool]:
+        """Return the pieces that come next, and whether they are the last."""
+        if self._watch is None:
+            await self._begin()
+        if self._problem is not None:
+            raise self._problem
+        try:
+            async with asyncio.timeout(None) as self._scope:
+                pieces, size, last = await self._collect(self._budget.batch_size)
+        except TimeoutError:
+            assert self._problem is not None
+            raise self._problem from None
+        finally:
+            self._scope = None
+        self._received += size
+        if self._pace is not None:
+            await self._pace(size)
+        return pieces, last
+
+    def stop(self, problem: UploadProblem) -> None:
+        """Make `batch` raise the problem, at once and from now on."""
+        if self._problem is None:
+            self._problem = problem
+            if self._scope is not None:
+                self._scope.reschedule(asyncio.get_running_loop().time())
+
+    async def _begin(self) -> None:
+        self._watch = _Watch(self)
+        if self._request.headers.get("Expect"):
+            # Only now is it certain that the body is wanted.
+            writer = self._request.writer
+            await writer.write(_CONTINUE)
+            writer.output_size = 0
+
+    async def _collect(self, room: int) -> tuple[list[bytes], int, bool]:
+        """Return pieces as they came, how many bytes they are, and if they are all."""
+        assert self._watch is not None
+        pieces: list[bytes] = []
+        size = 0
+        limit = self._limits.max_size
+        while size < room:
+            self._watch.waiting = True
+            piece, ends_http_chunk = await self._content.readchunk()
+            self._watch.waiting = False
+            if piece:
+                pieces.append(piece)
+                size += len(piece)
+                if limit is not None and self._received + size > limit:
+                    raise too_large(limit)
+            elif not ends_http_chunk:
+                return pieces, size, True
+        return pieces, size, False
+
+
+class _Watch:
+    """
+    Ends a body that comes too slowly.
+
+    One timer a body looks at how far it came; only time spent waiting for the sender
+    counts, so a slow disk or a bandwidth limit of ours is never the sender's fault.
+    """
+
+    def __init__(self, body: HttpBody) -> None:
+        limits = body._limits  # noqa: SLF001 (two halves of one thing)
+        self._body = body
+        self._limits = limits
+        self._tick = min(1.0, limits.idle_timeout / 4, limits.rate_window / 4)
+        self._last = self._window_start = 0
+        self._idle = self._waited = 0.0
+        self.waiting = False
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(self._tick, self._look)
+
+    def cancel(self) -> None:
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = self._loop.call_later(self._tick, self._look)
+        received = self._body.arrived
+        if not self.waiting:
+            self._idle = 0.0
+            return
+        self._idle = self._idle + self._tick if received == self._last else 0.0
+        self._last = received
+        self._waited += self._tick
+        if self._idle >= self._limits.idle_timeout:
+            self._stop(f"No byte came for {self._limits.idle_timeout:g} s.")
+        elif self._waited >= self._limits.rate_window:
+            self._close_window(received)
+
+    def _close_window(self, received: int) -> None:
+        rate = (received - self._window_start) / self._waited
+        self._window_start, self._waited = received, 0.0
+        if rate < self._limits.min_rate:
+            self._stop(
+                f"{rate:.0f} bytes a second came;"
+                f" at least {self._limits.min_rate:.0f} are wanted."
+            )
+
+    def _stop(self, detail: str) -> None:
+        self._timer.cancel()
+        self._body.stop(UploadProblem(ProblemType.TOO_SLOW, detail))
+
+
+def too_large(limit: int) -> UploadProblem:
+    """Return the problem of a body that is larger than it may be."""
+    return UploadProblem(
+        ProblemType.TOO_LARGE,
+        f"The body is larger than {limit} bytes.",
+        extra={"max_size": limit},
+    )
+
+
+class Bodies:
+    """
+    Opens the bodies of all requests under the same limits.
+
+    Args:
+        config: Where the limits stand.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._budget = MemoryBudget(config.memory_budget)
+
+    def open(self, request: web.Request, max_size: int | None) -> HttpBody:
+        """
+        Return the body of a request.
+
+        Args:
+            request: Nothing was read of it yet.
+
+            max_size: Bytes at most; None for no limit.
+
+        Raises:
+            UploadProblem: It says that it is larger.
+        """
+        limits = BodyLimits(
+            max_size=max_size,
+            idle_timeout=self._config.idle_timeout,
+            min_rate=self._config.min_rate,
+            rate_window=self._config.rate_window,
+        )
+        return HttpBody(request, limits, self._budget)
+
+    async def read_json(self, request: web.Request, type_: type[_T], limit: int) -> _T:
+        """
+        Read a small body as JSON of a certain shape.
+
+        Args:
+            request: Nothing was read of it yet.
+
+            type_: What msgspec is to make of it.
+
+            limit: Bytes at most.
+
+        Raises:
+            UploadProblem: It is too large, no JSON, or of another shape.
+        """
+        data, last = bytearray(), False
+        with self.open(request, limit) as body:
+            while not last:
+                pieces, last = await body.batch()
+                for piece in pieces:
+                    data += piece
+        try:
+            return msgspec.json.decode(data, type=type_)
+        except msgspec.DecodeError as error:
+            raise malformed(
+                f"The body is not the JSON that is wanted: {error}."
+            ) from error

@@ -1,0 +1,337 @@
+"""One upload in a folder: its bytes, its journal, and how it is published."""
+
+# Small files cost a dozen of these calls and little else, so paths are plain strings.
+# ruff: noqa: PTH102, PTH104, PTH108, PTH123
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Self
+
+import msgspec
+
+from upload_kit.models import ChunkMetadata
+from upload_kit.server.journal import Journal
+from upload_kit.server.names import safe_name
+from upload_kit.server.storage import UploadInfo, UploadMissing, UploadMoved
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+DATA: Final = "data.part"
+INFO: Final = ".info.json"
+JOURNAL: Final = ".journal"
+LOCK: Final = ".lock"
+TRASH: Final = ".gone-"
+
+# The least that POSIX systems take in one call; Linux and macOS take just that.
+_IOV_MAX: Final = 1024
+
+_OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(UploadInfo).decode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderUploadPaths:
+    """Where one upload's folder is, before and after it is published."""
+
+    root: str
+    upload_id: str
+
+    @property
+    def incoming(self) -> str:
+        """The folder while bytes arrive."""
+        return f"{self.root}/incoming/{self.upload_id}"
+
+    @property
+    def files(self) -> str:
+        """The folder once it is published."""
+        return f"{self.root}/files/{self.upload_id}"
+
+
+class FolderUpload:
+    """A `StoredUpload` in a folder; made by `create` or `open`."""
+
+    def __init__(
+        self,
+        paths: FolderUploadPaths,
+        info: UploadInfo,
+        *,
+        data: int | None,
+        journal: Journal | None,
+        durable: bool,
+    ) -> None:
+        self._paths = paths
+        self._info = info
+        self._name = safe_name(info.name)
+        self._data = data
+        self._journal = journal
+        self._durable = durable
+        self._inode = 0 if data is None else os.fstat(data).st_ino
+        self._chunks: dict[int, ChunkMetadata] = {}
+        self._touched_at = info.completed_at or info.created_at
+        # Guards the journal and the chunks; held for microseconds, but for a sync.
+        self._lock = threading.Lock()
+        self._queue = threading.Lock()
+        self._waiting: list[ChunkMetadata] = []
+
+    @classmethod
+    def create(
+        cls,
+        paths: FolderUploadPaths,
+        info: UploadInfo,
+        *,
+        resumable: bool,
+        durable: bool,
+    ) -> Self:
+        """Make the folder and what belongs in it."""
+        folder = paths.incoming
+        os.mkdir(folder)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN
+        data = os.open(f"{folder}/{DATA}", flags, 0o666)
+        upload = cls(paths, info, data=data, journal=None, durable=durable)
+        try:
+            if info.size:
+                os.ftruncate(data, info.size)
+            if resumable:
+                upload._journal = Journal(f"{folder}/{JOURNAL}", create=True)
+                _write_info(folder, info, durable=durable)
+                if durable:
+                    sync_folder(folder)
+                    sync_folder(f"{paths.root}/incoming")
+        except BaseException:
+            upload.discard()
+            raise
+        return upload
+
+    @classmethod
+    def open(cls, paths: FolderUploadPaths, *, durable: bool) -> Self:
+        """
+        Open what `create` made, in this process or in another one.
+
+        Raises:
+            UploadMissing: There is none.
+        """
+        # An upload that is published between the two looks is in the second place.
+        for place in (paths.incoming, paths.files, paths.incoming):
+            info = read_info(place)
+            if info is None:
+                continue
+            if place == paths.files:
+                return cls._open_published(paths, info)
+            with suppress(FileNotFoundError):
+                return cls._open_incoming(paths, info, durable=durable)
+        raise UploadMissing
+
+    @classmethod
+    def _open_incoming(
+        cls, paths: FolderUploadPaths, info: UploadInfo, *, durable: bool
+    ) -> Self:
+        folder = paths.incoming
+        info = replace(info, completed_at=None, stored_as=None)
+        try:
+            data = os.open(f"{folder}/{DATA}", os.O_RDWR | _OPEN)
+        except FileNotFoundError:
+            # Being published, or killed between the two renames of publishing.
+            data = os.open(f"{folder}/{safe_name(info.name)}", os.O_RDWR | _OPEN)
+        try:
+            journal = Journal(f"{folder}/{JOURNAL}")
+        except BaseException:
+            os.close(data)
+            raise
+        upload = cls(paths, info, data=data, journal=journal, durable=durable)
+        upload._load()
+        return upload
+
+    @classmethod
+    def _open_published(cls, paths: FolderUploadPaths, info: UploadInfo) -> Self:
+        upload = cls(paths, info, data=None, journal=None, durable=False)
+        try:
+            upload._journal = Journal(f"{paths.files}/{JOURNAL}")
+        except FileNotFoundError:
+            upload._chunks[0] = _only_chunk(info)
+        else:
+            upload._load()
+            upload.close()
+        return upload
+
+    @property
+    def info(self) -> UploadInfo:
+        """What is known of it."""
+        return self._info
+
+    @property
+    def chunks(self) -> Mapping[int, ChunkMetadata]:
+        """Every acknowledged chunk as of the last `refresh`."""
+        return self._chunks
+
+    @property
+    def touched_at(self) -> float:
+        """When a chunk was last acknowledged, or the upload began."""
+        return self._touched_at
+
+    def refresh(self) -> None:
+        """See what other processes acknowledged."""
+        if self._data is None:
+            return
+        if self._inode not in (self._inode_of(DATA), self._inode_of(self._name)):
+            raise UploadMoved
+        with self._lock:
+            self._load()
+
+    def write(self, offset: int, pieces: Sequence[bytes]) -> None:
+        """Put bytes where nothing is acknowledged yet."""
+        assert self._data is not None
+        write_all(self._data, offset, pieces)
+
+    def acknowledge(self, chunk: ChunkMetadata) -> None:
+        """Make a chunk count, together with those that wait for the same."""
+        with self._queue:
+            self._waiting.append(chunk)
+        with self._lock:
+            with self._queue:
+                group, self._waiting = self._waiting, []
+            if chunk.index in self._chunks:
+                # Whoever had the lock before committed it along; leave the rest alone.
+                with self._queue:
+                    self._waiting = group + self._waiting
+                return
+            if chunk not in group:
+                # It was in a group that failed; nobody else answers for it.
+                group.append(chunk)
+            self._commit(group)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return at most `size` bytes that were written."""
+        assert self._data is not None
+        return os.pread(self._data, size, offset)
+
+    def finish(self, info: UploadInfo) -> UploadInfo:
+        """Publish the file in one atomic step."""
+        assert self._data is not None
+        assert info.size is not None
+        size = info.size
+        name, folder = self._name, self._paths.incoming
+        info = replace(info, stored_as=f"files/{info.upload_id}/{name}")
+        if os.fstat(self._data).st_size != size:
+            os.ftruncate(self._data, size)
+        if self._durable:
+            os.fsync(self._data)
+        if self._inode_of(name) != self._inode:
+            os.rename(f"{folder}/{DATA}", f"{folder}/{name}")
+        _write_info(folder, info, durable=self._durable)
+        if self._durable:
+            sync_folder(folder)
+        os.rename(folder, self._paths.files)
+        if self._durable:
+            sync_folder(f"{self._paths.root}/files")
+        if self._journal is not None:
+            with suppress(FileNotFoundError):
+                os.unlink(f"{self._paths.files}/{LOCK}")
+        self._info = info
+        return info
+
+    def discard(self) -> None:
+        """Remove the upload and its bytes."""
+        remove_incoming(self._paths)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of open files."""
+        data, self._data = self._data, None
+        if data is not None:
+            os.close(data)
+        if self._journal is not None:
+            self._journal.close()
+
+    def _inode_of(self, name: str) -> int:
+        try:
+            return os.lstat(f"{self._paths.incoming}/{name}").st_ino
+        except FileNotFoundError:
+            return 0
+
+    def _load(self) -> None:
+        assert self._journal is not None
+        if chunks := self._journal.tail():
+            for chunk in chunks:
+                self._chunks.setdefault(chunk.index, chunk)
+            self._touched_at = max(self._touched_at, self._journal.modified_at())
+
+    def _commit(self, group: Sequence[ChunkMetadata]) -> None:
+        """Bytes first, then the lines that say they are there."""
+        assert self._data is not None
+        assert self._journal is not None
+        if self._durable:
+            os.fdatasync(self._data)
+        self._journal.append(group)
+        if self._durable:
+            self._journal.sync()
+        self._load()
+
+
+def write_all(fd: int, offset: int, pieces: Sequence[bytes]) -> None:
+    """Write all pieces one after another, however the system splits them."""
+    todo: list[bytes | memoryview] = list(pieces)
+    while todo:
+        written = os.pwritev(fd, todo[:_IOV_MAX], offset)
+        offset += written
+        done = 0
+        while done < len(todo) and written >= len(todo[done]):
+            written -= len(todo[done])
+            done += 1
+        del todo[:done]
+        if written:
+            todo[0] = memoryview(todo[0])[written:]
+
+
+def read_info(folder: str) -> UploadInfo | None:
+    """Return the info in an upload's folder; None where there is none to read."""
+    try:
+        fd = os.open(f"{folder}/{INFO}", os.O_RDONLY | _OPEN)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with open(fd, "rb") as file:
+        try:
+            return _decode(file.read())
+        except msgspec.DecodeError:
+            return None
+
+
+def remove_incoming(paths: FolderUploadPaths) -> None:
+    """Take an upload away in one step, then remove it at leisure."""
+    trash = f"{paths.root}/incoming/{TRASH}{paths.upload_id}"
+    with suppress(FileNotFoundError):
+        os.rename(paths.incoming, trash)
+    shutil.rmtree(trash, ignore_errors=True)
+
+
+def sync_folder(path: str) -> None:
+    """Make the names in a folder survive loss of power."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write_info(folder: str, info: UploadInfo, *, durable: bool) -> None:
+    """Replace the info in one step, so that it is always whole."""
+    path = f"{folder}/{INFO}"
+    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OPEN, 0o600)
+    try:
+        os.write(fd, _encode(info))
+        if durable:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(f"{path}.new", path)
+
+
+def _only_chunk(info: UploadInfo) -> ChunkMetadata:
+    """Return the chunk of a file that came in one request."""
+    return ChunkMetadata(index=0, start=0, size=info.size or 0, sha256=info.sha256)

@@ -1,0 +1,50 @@
+"""Answers: JSON, and problems as JSON."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+from aiohttp import web
+
+from upload_kit.server.problems import ProblemType, UploadProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+OWNER: Final = "upload_kit.owner"
+"""Where a request holds whose it is."""
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def json_response(
+    document: Mapping[str, object],
+    *,
+    status: int = 200,
+    content_type: str = "application/json",
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """Return a document as an answer."""
+    return web.Response(
+        body=_encode(document),
+        status=status,
+        content_type=content_type,
+        headers=headers,
+    )
+
+
+def problem_response(problem: UploadProblem) -> web.Response:
+    """Return a problem as an answer."""
+    headers = {}
+    if problem.retry_after is not None:
+        headers["Retry-After"] = str(math.ceil(problem.retry_after))
+    if problem.type is ProblemType.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = 'Bearer realm="upload-kit"'
+    return json_response(
+        problem.document(),
+        status=problem.status,
+        content_type="application/problem+json",
+        headers=headers,
+    )

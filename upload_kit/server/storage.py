@@ -1,0 +1,222 @@
+"""
+The port between incoming uploads and where their bytes are kept.
+
+Every method may block and is called in a worker thread, those of one upload also in
+several threads at once. What may be written when, and who may ask for it, is decided in
+`core.py`; a storage only keeps what it is told to keep.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from upload_kit.models import ChunkMetadata, Record
+from upload_kit.server.problems import ProblemType, UploadProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from upload_kit.server.config import Durability
+
+
+class UploadMissing(UploadProblem):
+    """The storage has no such upload; it was removed, or it never was."""
+
+    def __init__(self) -> None:
+        super().__init__(ProblemType.NOT_FOUND, "There is no such upload.")
+
+
+class UploadMoved(UploadProblem):
+    """The upload was published or removed since it was opened; open it again."""
+
+    def __init__(self) -> None:
+        super().__init__(ProblemType.NOT_FOUND, "The upload was finished or removed.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UploadInfo(Record):
+    """What is known of an upload besides its bytes."""
+
+    upload_id: str
+    """128 random bits in hexadecimal."""
+
+    owner: str
+    """Whose token began it; nobody else sees it."""
+
+    name: str
+    """The file's name, as its sender wrote it."""
+
+    size: int | None
+    """Bytes; None while it is not known."""
+
+    chunk_size: int
+    """Bytes of every chunk but the last."""
+
+    content_type: str = "application/octet-stream"
+    """MIME type."""
+
+    metadata: dict[str, str] = field(default_factory=dict)
+    """What its sender wants to be kept beside the bytes."""
+
+    whole_digest: bool = False
+    """Whether the digest of the whole file will be asked for."""
+
+    created_at: float = 0.0
+    """When it began."""
+
+    completed_at: float | None = None
+    """When it was published; None before."""
+
+    sha256: str | None = None
+    """Digest of the whole file, where it was computed."""
+
+    stored_as: str | None = None
+    """Path below the storage, once published."""
+
+
+class StoredUpload(Protocol):
+    """One upload in a storage, open until it is closed."""
+
+    @property
+    def info(self) -> UploadInfo:
+        """What is known of it; once published, with `completed_at`."""
+        ...
+
+    @property
+    def chunks(self) -> Mapping[int, ChunkMetadata]:
+        """Every acknowledged chunk as of the last `refresh`, in no order."""
+        ...
+
+    @property
+    def touched_at(self) -> float:
+        """When a chunk was last acknowledged, or the upload began."""
+        ...
+
+    def refresh(self) -> None:
+        """
+        See what other processes acknowledged.
+
+        Raises:
+            UploadMoved: It was published or removed meanwhile.
+        """
+        ...
+
+    def write(self, offset: int, pieces: Sequence[bytes]) -> None:
+        """
+        Put bytes where nothing is acknowledged yet; they do not count until then.
+
+        Args:
+            offset: Of the first byte, in the file.
+
+            pieces: What follows from there, without gaps.
+        """
+        ...
+
+    def acknowledge(self, chunk: ChunkMetadata) -> None:
+        """
+        Make a chunk count; once this returns it is as durable as is promised.
+
+        May be called for different chunks at once, also by several processes.
+        """
+        ...
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return at most `size` bytes that were written; fewer only at the end."""
+        ...
+
+    def finish(self, info: UploadInfo) -> UploadInfo:
+        """
+        Publish the file in one atomic step, and return where it stands.
+
+        Args:
+            info: With the final size, digest and time; `stored_as` is filled in.
+        """
+        ...
+
+    def discard(self) -> None:
+        """Remove the upload and its bytes; nothing happens when it is gone."""
+        ...
+
+    def close(self) -> None:
+        """Let go of open files; safe to call again."""
+        ...
+
+
+class Storage(Protocol):
+    """Where uploads are kept."""
+
+    @property
+    def durability(self) -> Durability:
+        """What an acknowledged chunk survives."""
+        ...
+
+    def create(self, info: UploadInfo, *, resumable: bool = True) -> StoredUpload:
+        """
+        Begin an upload.
+
+        Args:
+            info: Its `upload_id` must be new.
+
+            resumable: False when all bytes come in one request: such an upload
+                cannot be opened before it is finished, and costs less.
+        """
+        ...
+
+    def open(self, upload_id: str) -> StoredUpload:
+        """
+        Open an upload, unfinished or published.
+
+        Raises:
+            UploadMissing: There is none.
+        """
+        ...
+
+    def find(self, key: str) -> str | None:
+        """Return the published upload that `remember` was told of, or None."""
+        ...
+
+    def remember(self, key: str, upload_id: str) -> None:
+        """
+        Have `find` return this upload for the key, from the moment it is published.
+
+        Args:
+            key: Hexadecimal digits; one that is known already is replaced.
+
+            upload_id: An upload that is about to be finished.
+        """
+        ...
+
+    def scan(self) -> Iterator[str]:
+        """Yield the ID of every unfinished resumable upload, in no order."""
+        ...
+
+    def expire(self, upload_id: str) -> int:
+        """
+        Remove an unfinished upload or what is left of one.
+
+        Returns:
+            The bytes that its removal made free.
+        """
+        ...
+
+    def remains(self, before: float) -> Iterator[str]:
+        """
+        Yield the ID of everything unfinished that nothing was written to since.
+
+        Args:
+            before: Seconds since the epoch.
+        """
+        ...
+
+    def forget(self, before: float) -> None:
+        """Let go of keys that `remember` was told of before then."""
+        ...
+
+    def usage(self) -> int:
+        """Return the bytes of all files, finished or announced."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything; safe to call again."""
+        ...
