@@ -1,5 +1,5 @@
 """
-The bytes of one chunk, as often as they are needed.
+The bytes of one chunk, as often as they are needed, and the memory they stand in.
 
 Whatever may be retried must be able to start again, so a body is rewindable by
 construction: `stream()` begins anew at every call.
@@ -7,10 +7,23 @@ construction: `stream()` begins anew at every call.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import asyncio
+import hashlib
+from collections import deque
+from typing import TYPE_CHECKING, Final, Protocol
+
+from upload_kit.errors import SourceChanged
+from upload_kit.threads import in_thread
+from upload_kit.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from upload_kit.models import ChunkMetadata
+    from upload_kit.sources import Source
+
+MAX_PIECE: Final = MIB
+"""Bytes; of larger pieces, Python 3.11's transport copies what it cannot send."""
 
 
 class ChunkBody(Protocol):
@@ -30,8 +43,8 @@ class ChunkBody(Protocol):
         """
         Yield the bytes on the wire, in pieces of at most 1 MiB.
 
-        A piece is valid until the next one is asked for. Whoever iterates says by
-        asking for the next piece that the last one was handed to the wire.
+        Whoever iterates says by asking for the next piece that the last one was handed
+        to the wire.
 
         Args:
             skip: Bytes of the wire form to leave out at the start.
@@ -42,8 +55,8 @@ class ChunkBody(Protocol):
         """
         ...
 
-    async def read(self) -> bytes:
-        """Return all bytes on the wire at once, as one piece; throttled and counted."""
+    async def read(self) -> memoryview:
+        """Return all bytes on the wire at once; throttled and counted like a stream."""
         ...
 
     async def digest(self, algorithm: str) -> bytes:
@@ -54,3 +67,258 @@ class ChunkBody(Protocol):
             algorithm: A name that `hashlib.new` knows, for example `sha256`.
         """
         ...
+
+
+class Flow(Protocol):
+    """What a body asks before a piece goes, and tells after it went."""
+
+    @property
+    def piece_size(self) -> int:
+        """Bytes of the next piece, at most `MAX_PIECE`."""
+        ...
+
+    async def admit(self, size: int) -> None:
+        """Wait until so many bytes may go: for the throttle, and while paused."""
+        ...
+
+    def handed(self, wire: int, source: int) -> None:
+        """
+        Count bytes that went.
+
+        Args:
+            wire: Bytes on the wire.
+
+            source: Bytes of the source that they stand for.
+        """
+        ...
+
+    def restart(self, source: int) -> None:
+        """Take back what was counted for this chunk, and count so many as skipped."""
+        ...
+
+
+class BufferedBody:
+    """
+    A chunk in memory.
+
+    Args:
+        chunk: Which chunk, with its digest.
+
+        view: Its bytes.
+
+        flow: Admits and counts its pieces.
+
+        encoded: The bytes on the wire, where they differ from `view`, and their coding.
+    """
+
+    def __init__(
+        self,
+        chunk: ChunkMetadata,
+        view: memoryview,
+        flow: Flow,
+        *,
+        encoded: tuple[str, memoryview] | None = None,
+    ) -> None:
+        self._chunk = chunk
+        self._view = view
+        self._flow = flow
+        self._encoding: str | None = None
+        self._wire = view
+        if encoded is not None:
+            self._encoding, self._wire = encoded
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire."""
+        return len(self._wire)
+
+    @property
+    def encoding(self) -> str | None:
+        """Content coding on the wire."""
+        return self._encoding
+
+    async def stream(self, skip: int = 0) -> AsyncIterator[memoryview]:
+        """Yield slices of the buffer; see `ChunkBody.stream`."""
+        position = skip
+        self._flow.restart(self._source_bytes(position))
+        while position < len(self._wire):
+            piece = self._wire[position : position + self._flow.piece_size]
+            await self._flow.admit(len(piece))
+            yield piece
+            before, position = position, position + len(piece)
+            self._flow.handed(
+                len(piece), self._source_bytes(position) - self._source_bytes(before)
+            )
+
+    def _source_bytes(self, position: int) -> int:
+        """Return how many bytes of the source the wire's first bytes stand for."""
+        if self._encoding is None or not self._wire:
+            return position
+        return self._chunk.size * position // len(self._wire)
+
+    async def read(self) -> memoryview:
+        """Return the buffer; see `ChunkBody.read`."""
+        self._flow.restart(0)
+        await self._flow.admit(len(self._wire))
+        self._flow.handed(len(self._wire), self._chunk.size)
+        return self._wire
+
+    async def digest(self, algorithm: str) -> bytes:
+        """Return the digest that came out of reading, or compute another one."""
+        if algorithm == "sha256" and self._chunk.sha256 is not None:
+            return bytes.fromhex(self._chunk.sha256)
+        return await in_thread(lambda: hashlib.new(algorithm, self._view).digest())
+
+
+class StreamedBody:
+    """
+    A chunk too big for memory, read from its source while it travels.
+
+    Its SHA-256 is known from `sha256` after a whole pass, unless the chunk had one
+    before; a chunk that reads differently the next time is a source that changed.
+    """
+
+    encoding: str | None = None
+
+    def __init__(self, chunk: ChunkMetadata, source: Source, flow: Flow) -> None:
+        self._chunk = chunk
+        self._source = source
+        self._flow = flow
+        self.sha256 = chunk.sha256
+
+    @property
+    def size(self) -> int:
+        """Bytes on the wire."""
+        return self._chunk.size
+
+    async def stream(self, skip: int = 0) -> AsyncIterator[memoryview]:
+        """Yield pieces as they are read; see `ChunkBody.stream`."""
+        self._flow.restart(skip)
+        digest = hashlib.sha256()
+        digests = (digest,) if skip == 0 else ()
+        position = skip
+        while position < self.size:
+            wanted = min(self._flow.piece_size, self.size - position)
+            # A new buffer each time: the transport may still hold the last one.
+            piece = memoryview(bytearray(wanted))
+            count = await self._source.read(
+                piece, self._chunk.start + position, digests
+            )
+            if count < wanted:
+                raise SourceChanged(f"{self._source.name} ended too early.")
+            await self._flow.admit(wanted)
+            yield piece
+            position += wanted
+            self._flow.handed(wanted, wanted)
+        if digests:
+            self._learn(digest.hexdigest())
+
+    def _learn(self, sha256: str) -> None:
+        if self.sha256 is not None and self.sha256 != sha256:
+            raise SourceChanged(f"{self._source.name} changed while it was sent.")
+        self.sha256 = sha256
+
+    async def read(self) -> memoryview:
+        """Return the whole chunk; see `ChunkBody.read`."""
+        whole = bytearray()
+        async for piece in self.stream():
+            whole += piece
+        return memoryview(whole)
+
+    async def digest(self, algorithm: str) -> bytes:
+        """Return the digest that is known, or read the chunk once to compute it."""
+        if algorithm == "sha256" and self.sha256 is not None:
+            return bytes.fromhex(self.sha256)
+        digest = hashlib.new(algorithm)
+        buffer = memoryview(bytearray(MAX_PIECE))
+        position = 0
+        while position < self.size:
+            part = buffer[: min(len(buffer), self.size - position)]
+            if (
+                await self._source.read(part, self._chunk.start + position, [digest])
+                == 0
+            ):
+                raise SourceChanged(f"{self._source.name} ended too early.")
+            position += len(part)
+        if algorithm == "sha256":
+            self._learn(digest.hexdigest())
+        return digest.digest()
+
+
+class BufferPool:
+    """
+    Memory for chunks, bounded by a budget, handed out in the order of asking.
+
+    Args:
+        budget: Bytes in use at most; a single buffer may be larger when it is alone.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._used = 0
+        self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._free: dict[int, list[bytearray]] = {}
+
+    @property
+    def used(self) -> int:
+        """Bytes handed out now."""
+        return self._used
+
+    async def acquire(self, size: int) -> bytearray:
+        """Return a buffer of exactly this size, once the budget allows it."""
+        if self._waiters or not self._fits(size):
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            entry = (size, turn)
+            self._waiters.append(entry)
+            try:
+                # No limit of its own: it ends when a transfer gives a buffer back, and
+                # every transfer's waits are limited.
+                await turn
+            except asyncio.CancelledError:
+                self._withdraw(entry)
+                raise
+        else:
+            self._used += size
+        free = self._free.get(size)
+        return free.pop() if free else bytearray(size)
+
+    def release(self, buffer: bytearray, *, reuse: bool) -> None:
+        """
+        Give a buffer back.
+
+        Args:
+            buffer: What `acquire` returned.
+
+            reuse: False when a broken connection may still hold a view of it: another
+                chunk's bytes must never go out in its place.
+        """
+        self._used -= len(buffer)
+        # Small buffers are cheaper to make than to keep.
+        if reuse and len(buffer) >= MAX_PIECE:
+            kept = self._free.setdefault(len(buffer), [])
+            if (len(kept) + 1) * len(buffer) <= self._budget:
+                kept.append(buffer)
+        self._wake()
+
+    def clear(self) -> None:
+        """Let go of the buffers that nobody uses."""
+        self._free.clear()
+
+    def _fits(self, size: int) -> bool:
+        return self._used == 0 or self._used + size <= self._budget
+
+    def _wake(self) -> None:
+        while self._waiters and self._fits(self._waiters[0][0]):
+            size, turn = self._waiters.popleft()
+            if not turn.done():
+                self._used += size
+                turn.set_result(None)
+
+    def _withdraw(self, entry: tuple[int, asyncio.Future[None]]) -> None:
+        """Undo a cancelled request, whether or not its turn had come."""
+        size, turn = entry
+        if turn.done() and not turn.cancelled():
+            self._used -= size
+        elif entry in self._waiters:
+            self._waiters.remove(entry)
+        self._wake()

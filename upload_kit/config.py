@@ -12,6 +12,7 @@ from upload_kit.units import KIB, MIB
 
 DEFAULT_CHUNK_SIZE: Final = 5 * MIB
 DEFAULT_PARALLEL: Final = 3
+DEFAULT_MEMORY_BUDGET: Final = 64 * MIB
 DEFAULT_SESSION_TTL: Final = 48 * 3600.0
 DEFAULT_CLEANUP_INTERVAL: Final = 3600.0
 
@@ -121,7 +122,7 @@ class TransferPolicy:
     response_timeout: float = 120.0
     """Seconds for the remote to answer once it has a chunk's last byte."""
 
-    memory_budget: int = 64 * MIB
+    memory_budget: int = DEFAULT_MEMORY_BUDGET
     """Bytes of chunk buffers, over everything that shares one uploader."""
 
     def __post_init__(self) -> None:

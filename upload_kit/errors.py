@@ -21,7 +21,7 @@ Every error upload_kit raises, in one tree.
     |   `-- SessionCorrupt          its record cannot be read
     `-- UploadCancelled             somebody asked for it
 
-Each class declares `retryable`; `retry.py` reads that and nothing else.
+Each class declares `retryable` and `max_tries`; `retry.py` reads nothing else.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ class UploadKitError(Exception):
     """
 
     retryable: ClassVar[bool] = False
+    """Whether the same thing may work when it is tried again."""
+
+    max_tries: ClassVar[int | None] = None
+    """Tries in all, where fewer than the policy's make sense."""
 
     def __init__(
         self, message: str, *, hint: str | None = None, session_id: str | None = None
@@ -144,10 +148,11 @@ class IntegrityError(UploadKitError):
     """
     The bytes there are not the bytes here.
 
-    Retryable for a chunk: it is read and sent once more before anyone gives up.
+    Retryable for a chunk: it is sent once more before anyone gives up.
     """
 
     retryable = True
+    max_tries = 2
 
 
 class SessionError(UploadKitError):

@@ -223,6 +223,9 @@ class UploadSpec(Record):
     overwrite: bool = True
     """False: refuse when something already stands at the destination."""
 
+    whole_digest: bool = False
+    """Whether `complete` will come with a digest of the whole file."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadProgress(Record):

@@ -8,6 +8,7 @@ Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 201
 from __future__ import annotations
 
 import random
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -68,7 +69,7 @@ class RetryState:
             self._first_failure = now
         wait = self._wait(error)
         if (
-            self.failures >= self._policy.attempts
+            self.failures >= min(self._policy.attempts, error.max_tries or sys.maxsize)
             or now + wait - self._first_failure > self._policy.max_elapsed
         ):
             raise error

@@ -1,0 +1,261 @@
+"""
+`file:///folder`: a folder of this machine, or one that is mounted.
+
+A half-done upload is two hidden files beside the final name: the bytes, written at
+their offsets, and a journal with a line a chunk, written after the chunk was read back
+and compared. Publishing is fsync, rename, fsync of the folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from upload_kit.errors import (
+    ConfigurationError,
+    IntegrityError,
+    RemoteGone,
+    RemoteRejected,
+    RemoteUnavailable,
+)
+from upload_kit.locations import safe_relative_name
+from upload_kit.models import Receipt, RemoteObject
+from upload_kit.planning import Capabilities
+from upload_kit.threads import in_thread
+from upload_kit.units import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from upload_kit.bodies import ChunkBody
+    from upload_kit.config import ConnectionOptions
+    from upload_kit.locations import Location
+    from upload_kit.models import ChunkMetadata, UploadSpec
+    from upload_kit.planning import Plan
+
+_TOKEN: Final = re.compile(r"[0-9a-f]{32}")
+_LINE: Final = re.compile(r"([0-9]+) ([0-9]+) ([0-9a-f]{64})", re.ASCII)
+
+
+class LocalDestination:
+    """The folder `file:///folder`; it is made when the first upload needs it."""
+
+    def __init__(self, location: Location, options: ConnectionOptions) -> None:
+        if location.host not in {"", "localhost"}:
+            raise ConfigurationError(
+                f"{location} names the host {location.host!r}, but file:// means this"
+                " machine.",
+                hint="Write three slashes: file:///folder.",
+            )
+        self._folder = Path(location.path)
+
+    async def negotiate(self, spec: UploadSpec) -> Capabilities:
+        """Take anything whose name stays below the folder."""
+        safe_relative_name(spec.name)
+        return Capabilities(
+            unknown_length=True,
+            checksums=frozenset({"sha256"}),
+            whole_checksums=frozenset({"sha256"}),
+        )
+
+    async def open(self, spec: UploadSpec, plan: Plan) -> LocalUpload:
+        """Make the two hidden files."""
+        upload = self._upload(spec, plan, secrets.token_hex(16))
+        await in_thread(upload.create)
+        return upload
+
+    async def reopen(self, spec: UploadSpec, plan: Plan, token: str) -> LocalUpload:
+        """Go on with the two hidden files, if they are still there."""
+        if not _TOKEN.fullmatch(token):
+            raise RemoteGone(f"Not a half-done upload in {self._folder}.")
+        upload = self._upload(spec, plan, token)
+        await upload.held()
+        return upload
+
+    def _upload(self, spec: UploadSpec, plan: Plan, token: str) -> LocalUpload:
+        return LocalUpload(
+            self._folder / safe_relative_name(spec.name), spec, plan, token
+        )
+
+    async def aclose(self) -> None:
+        """Nothing is kept open."""
+
+
+class LocalUpload:
+    """One upload into a folder."""
+
+    def __init__(self, path: Path, spec: UploadSpec, plan: Plan, token: str) -> None:
+        self._path = path
+        self._spec = spec
+        self._plan = plan
+        self.token = token
+        self._part = path.with_name(f".upload_kit-{token}.part")
+        self._journal = path.with_name(f".upload_kit-{token}.journal")
+
+    def create(self) -> None:
+        """Make the hidden files; blocking."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.is_dir():
+                raise RemoteRejected(
+                    f"{self._path} is a folder.", hint="Choose another name."
+                )
+            if not self._spec.overwrite and self._path.exists():
+                raise self._exists()
+            for path in (self._part, self._journal):
+                path.touch(exist_ok=False)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _exists(self) -> RemoteRejected:
+        return RemoteRejected(
+            f"{self._path} exists already.", hint="Allow to overwrite it."
+        )
+
+    def _failure(self, error: OSError) -> RemoteUnavailable | RemoteRejected:
+        """Tell what may pass, such as a full disk, from what will not."""
+        message = f"Cannot write {self._path}: {error.strerror or error}."
+        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
+            return RemoteRejected(message, hint="Choose a folder you may write to.")
+        return RemoteUnavailable(message, hint="Make room, then resume.")
+
+    async def held(self) -> Sequence[Receipt]:
+        """Read the journal; see `RemoteUpload.held`."""
+        return await in_thread(self._held)
+
+    def _held(self) -> list[Receipt]:
+        try:
+            lines = self._journal.read_text("ascii").split("\n")
+            present = self._part.stat().st_size
+        except FileNotFoundError as error:
+            raise RemoteGone(
+                f"The half-done upload of {self._path} is gone."
+            ) from error
+        except OSError as error:
+            raise self._failure(error) from error
+        receipts = {}
+        for line in lines:
+            # A line torn by a crash does not match, and its chunk is sent again.
+            if match := _LINE.fullmatch(line):
+                index, size = int(match[1]), int(match[2])
+                if self._plan.chunk(index).start + size <= present:
+                    receipts[index] = Receipt(index=index, size=size, sha256=match[3])
+        return [receipts[index] for index in sorted(receipts)]
+
+    async def put(self, chunk: ChunkMetadata, body: ChunkBody) -> Receipt:
+        """Write at the chunk's offset, read back, compare; see `RemoteUpload.put`."""
+        try:
+            fd = await in_thread(os.open, self._part, os.O_RDWR)
+        except FileNotFoundError as error:
+            raise RemoteGone(
+                f"The half-done upload of {self._path} is gone."
+            ) from error
+        try:
+            position = chunk.start
+            async for piece in body.stream():
+                await in_thread(_write_at, fd, piece, position)
+                position += len(piece)
+            written = await in_thread(_digest_at, fd, chunk.start, position)
+            if written != await body.digest("sha256"):
+                raise IntegrityError(
+                    f"Chunk {chunk.index} of {self._path} reads differently from what"
+                    " was written.",
+                    hint="Check the disk.",
+                )
+            line = f"\n{chunk.index} {position - chunk.start} {written.hex()}\n"
+            await in_thread(_append, self._journal, line.encode("ascii"))
+        except OSError as error:
+            raise self._failure(error) from error
+        finally:
+            os.close(fd)
+        size = position - chunk.start
+        return Receipt(index=chunk.index, size=size, sha256=written.hex())
+
+    async def complete(
+        self, receipts: Sequence[Receipt], *, sha256: str | None = None
+    ) -> RemoteObject:
+        """Compare the whole file if asked to, and rename it into place."""
+        size = sum(receipt.size for receipt in receipts)
+        try:
+            actual = await in_thread(self._publish, size, sha256)
+        except OSError as error:
+            raise self._failure(error) from error
+        return RemoteObject(location=self._path.as_uri(), size=size, sha256=actual)
+
+    def _publish(self, size: int, sha256: str | None) -> str | None:
+        try:
+            fd = os.open(self._part, os.O_RDWR)
+        except FileNotFoundError as error:
+            raise RemoteGone(
+                f"The half-done upload of {self._path} is gone."
+            ) from error
+        try:
+            # A try of the last chunk that failed may have left bytes behind the end.
+            os.ftruncate(fd, size)
+            actual = None if sha256 is None else _digest_at(fd, 0, size).hex()
+            if actual != sha256:
+                raise IntegrityError(f"{self._path} differs from what was sent.")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        self._move_into_place()
+        self._journal.unlink(missing_ok=True)
+        _sync_folder(self._path.parent)
+        return actual
+
+    def _move_into_place(self) -> None:
+        if self._spec.overwrite:
+            self._part.replace(self._path)
+            return
+        try:
+            # A hard link fails where something stands already, a rename would not.
+            os.link(self._part, self._path)
+        except FileExistsError as error:
+            raise self._exists() from error
+        self._part.unlink()
+
+    async def abort(self) -> None:
+        """Remove the hidden files; see `RemoteUpload.abort`."""
+        await in_thread(self._remove)
+
+    def _remove(self) -> None:
+        self._journal.unlink(missing_ok=True)
+        self._part.unlink(missing_ok=True)
+
+
+def _write_at(fd: int, piece: memoryview, position: int) -> None:
+    while piece:
+        count = os.pwrite(fd, piece, position)
+        piece, position = piece[count:], position + count
+
+
+def _digest_at(fd: int, start: int, end: int) -> bytes:
+    digest = hashlib.sha256()
+    buffer = memoryview(bytearray(MIB))
+    while start < end:
+        count = os.preadv(fd, [buffer[: min(len(buffer), end - start)]], start)
+        if count == 0:
+            break
+        digest.update(buffer[:count])
+        start += count
+    return digest.digest()
+
+
+def _append(path: Path, line: bytes) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+    try:
+        os.write(fd, line)
+    finally:
+        os.close(fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

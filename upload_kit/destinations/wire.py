@@ -1,0 +1,309 @@
+"""
+HTTP as the adapters use it: one aiohttp session, bodies streamed, errors mapped.
+
+aiohttp's errors become ours here and nowhere else. What a status means is decided here
+for everybody; an adapter that knows better looks at `Reply.status` first.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+import upload_kit
+from upload_kit.errors import (
+    AuthenticationFailed,
+    ConfigurationError,
+    IntegrityError,
+    RemoteError,
+    RemoteGone,
+    RemoteRejected,
+    RemoteUnavailable,
+    UploadKitError,
+)
+from upload_kit.locations import redact
+from upload_kit.units import KIB, MIB
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from multidict import CIMultiDictProxy
+
+    from upload_kit.bodies import ChunkBody
+    from upload_kit.config import ConnectionOptions
+
+# A body this small goes out together with its headers, in one piece.
+_SMALL: Final = 64 * KIB
+# No answer that an adapter reads is larger; more would only fill the memory.
+_MAX_REPLY: Final = 64 * MIB
+# Below what servers and proxies keep idle connections open for (nginx: 75 s, S3: 5 s).
+_KEEP_ALIVE: Final = 4.0
+
+_RETRYABLE: Final = frozenset({408, 423, 425, 429, 500, 502, 503, 504, 507, 509})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """An answer, read whole."""
+
+    method: str
+    url: str
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+    def json(self) -> Any:
+        """
+        Return the body as JSON.
+
+        Raises:
+            RemoteRejected: It is no JSON, so this is not the server we took it for.
+        """
+        try:
+            return msgspec.json.decode(self.body)
+        except msgspec.DecodeError as error:
+            raise RemoteRejected(
+                f"{self.method} {self.url} did not answer with JSON.",
+                status=self.status,
+                hint="Check that the URL is that of an upload server.",
+            ) from error
+
+    @property
+    def problem(self) -> Mapping[str, Any]:
+        """The problem details (RFC 9457), or nothing."""
+        if "json" not in self.headers.get("Content-Type", ""):
+            return {}
+        try:
+            problem = msgspec.json.decode(self.body)
+        except msgspec.DecodeError:
+            return {}
+        return problem if isinstance(problem, dict) else {}
+
+    def error(self) -> RemoteError | IntegrityError:
+        """Return the error that this status stands for."""
+        problem = self.problem
+        detail = problem.get("detail") or problem.get("title") or _excerpt(self.body)
+        message = f"{self.method} {self.url} answered {self.status}: {detail}"
+        if not message.endswith("."):
+            message += "."
+        hint = problem.get("next_step")
+        if self.status == 422:
+            return IntegrityError(message, hint=hint)
+        return _class_for(self.status)(
+            message, status=self.status, retry_after=self.retry_after, hint=hint
+        )
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that the other side asks us to wait."""
+        value = self.headers.get("Retry-After", "").strip()
+        if not value:
+            return None
+        if value.isascii() and value.isdigit():
+            return float(value)
+        moment = email.utils.parsedate_tz(value)
+        if moment is None:
+            return None
+        return max(0.0, email.utils.mktime_tz(moment) - time.time())
+
+
+def _class_for(status: int) -> type[RemoteError]:
+    if status in {401, 403, 407}:
+        return AuthenticationFailed
+    if status in {404, 410}:
+        return RemoteGone
+    if status in _RETRYABLE:
+        return RemoteUnavailable
+    return RemoteRejected
+
+
+def _excerpt(body: bytes) -> str:
+    text = " ".join(body[:200].decode("utf-8", "replace").split())
+    return text or "(no explanation)"
+
+
+class Wire:
+    """
+    Requests of one destination, over one pool of connections.
+
+    Args:
+        options: Token, headers, limits.
+    """
+
+    def __init__(self, options: ConnectionOptions) -> None:
+        self._options = options
+        self._session: aiohttp.ClientSession | None = None
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=self._options.max_connections,
+                    keepalive_timeout=_KEEP_ALIVE,
+                ),
+                headers={"User-Agent": f"upload_kit/{upload_kit.__version__}"}
+                | self._credentials(),
+                timeout=aiohttp.ClientTimeout(
+                    total=None,
+                    sock_connect=self._options.connect_timeout,
+                    sock_read=self._options.response_timeout,
+                ),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                read_bufsize=MIB,
+            )
+        return self._session
+
+    def _credentials(self) -> dict[str, str]:
+        headers = {name: value.reveal() for name, value in self._options.headers}
+        if self._options.token is not None:
+            headers["Authorization"] = f"Bearer {self._options.token.reveal()}"
+        return headers
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: ChunkBody | bytes | None = None,
+        skip: int = 0,
+        response_timeout: float | None = None,
+    ) -> Reply:
+        """
+        Send a request and read the whole answer, whatever its status.
+
+        Args:
+            method: In capitals.
+
+            url: Absolute; percent-encoded already.
+
+            headers: Besides the credentials; a body's length is added here.
+
+            body: Streamed when it is a chunk's.
+
+            skip: Bytes of the chunk's wire form to leave out at the start.
+
+            response_timeout: Seconds to wait for the answer once the body was sent;
+                None for the one in the options.
+
+        Raises:
+            RemoteUnavailable: No connection, or it broke, or no answer in time.
+            RemoteRejected: The server's certificate is not trusted.
+            ConfigurationError: It is no URL.
+            UploadKitError: Whatever the body raises while it is streamed.
+        """
+        sender = _Sender(body, skip)
+        timeout = (
+            aiohttp.ClientTimeout(
+                total=None,
+                sock_connect=self._options.connect_timeout,
+                sock_read=response_timeout,
+            )
+            if response_timeout is not None
+            else aiohttp.helpers.sentinel
+        )
+        shown = redact(url)
+        try:
+            async with self._open().request(
+                method,
+                URL(url, encoded=True),
+                headers={**sender.headers, **(headers or {})},
+                data=await sender.data(),
+                timeout=timeout,
+                allow_redirects=False,
+            ) as response:
+                content = await _read(response, shown)
+                return Reply(
+                    method=method,
+                    url=shown,
+                    status=response.status,
+                    headers=response.headers,
+                    body=content,
+                )
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise (sender.failure or _translate(error, method, shown)) from error
+
+    async def aclose(self) -> None:
+        """Close the connections; safe to call again."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+class _Sender:
+    """A request's body for aiohttp, which hides what the body itself raises."""
+
+    def __init__(self, body: ChunkBody | bytes | None, skip: int) -> None:
+        self._body = body
+        self._skip = skip
+        self.failure: UploadKitError | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The length, without which aiohttp would send a stream in chunked coding."""
+        if self._body is None:
+            return {}
+        if isinstance(self._body, bytes):
+            return {"Content-Length": str(len(self._body))}
+        headers = {"Content-Length": str(self._body.size - self._skip)}
+        if self._body.encoding is not None:
+            headers["Content-Encoding"] = self._body.encoding
+        return headers
+
+    async def data(self) -> AsyncIterator[memoryview] | memoryview | bytes | None:
+        """Return what aiohttp takes as `data`."""
+        if self._body is None or isinstance(self._body, bytes):
+            return self._body
+        if self._body.size <= _SMALL and self._skip == 0:
+            return await self._body.read()
+        return self._pieces(self._body)
+
+    async def _pieces(self, body: ChunkBody) -> AsyncIterator[memoryview]:
+        try:
+            async for piece in body.stream(self._skip):
+                yield piece
+        except UploadKitError as error:
+            self.failure = error
+            raise
+
+
+async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:
+    content = bytearray()
+    async for piece in response.content.iter_any():
+        content += piece
+        if len(content) > _MAX_REPLY:
+            raise RemoteRejected(f"{url} answered with more than {_MAX_REPLY} bytes.")
+    return bytes(content)
+
+
+def _translate(error: Exception, method: str, url: str) -> UploadKitError:
+    """Return our error for one of aiohttp's."""
+    if isinstance(
+        error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError
+    ):
+        return RemoteRejected(
+            f"No trusted TLS connection to {url}: {error}.",
+            hint="Check the certificate, or name its authority in SSL_CERT_FILE.",
+        )
+    if isinstance(error, aiohttp.InvalidURL):
+        return ConfigurationError(f"Not a URL: {url}.")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return RemoteUnavailable(
+            f"The host of {url} cannot be found.", hint="Check its name."
+        )
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return RemoteUnavailable(
+            f"Cannot connect to {url}: {error.os_error.strerror or error.os_error}.",
+            hint="Is the server running, and is the port right?",
+        )
+    if isinstance(error, TimeoutError):
+        return RemoteUnavailable(f"{method} {url} got no answer in time.")
+    reason = str(error) or type(error).__name__
+    return RemoteUnavailable(f"{method} {url} broke off: {reason}.")

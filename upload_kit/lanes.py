@@ -1,0 +1,278 @@
+"""
+One chunk after another to the wire: throttled, counted, watched, tried again.
+
+A lane sends whatever chunk is ready next. What all lanes of an upload share is in
+`LaneContext`, with what all uploads of an uploader share: throttle, slots, buffers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from upload_kit.bodies import MAX_PIECE, BufferedBody, StreamedBody
+from upload_kit.errors import IntegrityError, TransferStalled, UploadKitError
+from upload_kit.events import EventKind
+from upload_kit.retry import RetryState
+from upload_kit.units import KIB
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from upload_kit.bodies import BufferPool, ChunkBody
+    from upload_kit.config import TransferPolicy
+    from upload_kit.destinations.base import RemoteUpload
+    from upload_kit.models import ChunkMetadata, Receipt
+    from upload_kit.progress import ProgressState
+    from upload_kit.reading import ChunkReader, PreparedChunk
+    from upload_kit.sources import Source
+    from upload_kit.throttle import BandwidthThrottle
+
+# Seconds of a lane's own pace that one piece may stand for.
+_PIECE_SECONDS: Final = 0.25
+# Seconds of a bandwidth limit that one piece may stand for, and the least piece then.
+_THROTTLED_SECONDS: Final = 0.05
+_THROTTLED_PIECE: Final = 16 * KIB
+_FIRST_PIECE: Final = 256 * KIB
+_ANSWERS_KEPT: Final = 1000
+# Seconds that a pause holds a chunk on the wire. Servers break off after about 30, and
+# until then the chunk takes up a slot that another upload could use.
+_PAUSE_ON_WIRE: Final = 10.0
+
+
+class _PausedError(UploadKitError):
+    """A pause took too long for the chunk that was on the wire."""
+
+    retryable = True
+
+
+@dataclass(slots=True, kw_only=True)
+class LaneContext:
+    """What the lanes of one upload share."""
+
+    source: Source
+    policy: TransferPolicy
+    state: ProgressState
+    pool: BufferPool
+    throttle: BandwidthThrottle | None
+    slots: asyncio.Semaphore
+    """Chunks on the wire at once, over all uploads of an uploader."""
+
+    running: asyncio.Event
+    """Cleared while the upload is paused."""
+
+    emit: Callable[..., None]
+    """Tells of an event: kind, and the fields that go with it."""
+
+    confirmed: Callable[[ChunkMetadata, Receipt], Awaitable[None]]
+    """Awaited with every chunk that the remote acknowledged, before the next one."""
+
+    causes: Counter[str] = field(default_factory=Counter)
+    """Why chunks were tried again, by class name."""
+
+    answers: deque[float] = field(default_factory=lambda: deque(maxlen=_ANSWERS_KEPT))
+    """Seconds between the last byte of a chunk and its acknowledgement."""
+
+    @property
+    def median_answer(self) -> float | None:
+        """Median seconds until a chunk was acknowledged."""
+        return statistics.median(self.answers) if self.answers else None
+
+
+class LaneFlow:
+    """Admits and counts the pieces of the chunk that a lane has on the wire."""
+
+    def __init__(self, context: LaneContext) -> None:
+        self._context = context
+        self._rate: float | None = None
+        self._counted = 0
+        self._wire_left = 0
+        self._deadline: asyncio.Timeout | None = None
+        self._last_byte_at = 0.0
+
+    def begin(self, body: ChunkBody, deadline: asyncio.Timeout) -> None:
+        """Make ready for a try of a chunk."""
+        self._wire_left = body.size
+        self._deadline = deadline
+        self._last_byte_at = time.monotonic()
+        self._allow(self._context.policy.stall_timeout)
+
+    def _allow(self, seconds: float | None) -> None:
+        """Move the deadline; None while it is our own doing that nothing moves."""
+        if self._deadline is not None:
+            when = None
+            if seconds is not None:
+                when = asyncio.get_running_loop().time() + seconds
+            self._deadline.reschedule(when)
+
+    @property
+    def piece_size(self) -> int:
+        """
+        Bytes of the next piece: a quarter second's worth at this lane's pace.
+
+        The least is what the minimum rate moves within the stall timeout, so that a
+        piece that takes longer means a connection that is too slow.
+        """
+        policy = self._context.policy
+        least = max(1, min(int(policy.min_rate * policy.stall_timeout), MAX_PIECE))
+        size = _FIRST_PIECE if self._rate is None else int(self._rate * _PIECE_SECONDS)
+        throttle = self._context.throttle
+        if throttle is not None and throttle.rate is not None:
+            paced = int(throttle.rate * _THROTTLED_SECONDS)
+            size = min(size, max(paced, _THROTTLED_PIECE))
+            least = min(least, _THROTTLED_PIECE)
+        return max(least, min(size, MAX_PIECE))
+
+    async def admit(self, size: int) -> None:
+        """Wait for the throttle, and while the upload is paused."""
+        context = self._context
+        if context.throttle is None and context.running.is_set():
+            return
+        self._allow(None)
+        try:
+            async with asyncio.timeout(_PAUSE_ON_WIRE):
+                await context.running.wait()
+        except TimeoutError as error:
+            raise _PausedError(f"{context.source.name} is paused.") from error
+        if context.throttle is not None:
+            await context.throttle.take(size)
+        self._allow(context.policy.stall_timeout)
+
+    def handed(self, wire: int, source: int) -> None:
+        """Count a piece, and give the next one its time."""
+        self._wire_left -= wire
+        self._counted += source
+        self._context.state.handed(wire, source)
+        self._context.emit(EventKind.BYTES)
+        policy = self._context.policy
+        if self._wire_left > 0:
+            self._allow(policy.stall_timeout)
+        else:
+            self._last_byte_at = time.monotonic()
+            self._allow(policy.response_timeout)
+
+    def restart(self, source: int) -> None:
+        """Take back what was counted for this chunk; count so many as skipped."""
+        self._context.state.taken_back(self._counted - source)
+        self._counted = source
+
+    def settle(self, size: int, seconds: float) -> bool:
+        """
+        Note that the chunk was acknowledged.
+
+        Returns:
+            Whether every byte had been handed over, so that no connection can still
+            hold a view of the chunk's buffer.
+        """
+        now = time.monotonic()
+        self._context.answers.append(now - self._last_byte_at)
+        self._rate = size / seconds if seconds > 0 else None
+        # An adapter may have skipped bytes that the remote had.
+        self.restart(size)
+        self._counted = 0
+        return self._wire_left <= 0
+
+    def fail(self) -> None:
+        """Note that a try failed: its bytes count no more."""
+        self.restart(0)
+        self._rate = 0.0
+
+
+class Lane:
+    """Sends chunks one after another."""
+
+    def __init__(self, context: LaneContext) -> None:
+        self._context = context
+        self._flow = LaneFlow(context)
+
+    async def run(
+        self, reader: ChunkReader, remote: RemoteUpload, group: asyncio.TaskGroup
+    ) -> None:
+        """Send what the reader has until it has nothing more."""
+        while (prepared := await reader.next(group)) is not None:
+            await self._send(prepared, remote)
+
+    async def _send(self, prepared: PreparedChunk, remote: RemoteUpload) -> None:
+        """Send one chunk, as often as the retry policy allows."""
+        settled = False
+        body = self._body(prepared)
+        try:
+            receipt, settled = await self._until_acknowledged(prepared, body, remote)
+        finally:
+            if prepared.buffer is not None:
+                self._context.pool.release(prepared.buffer, reuse=settled)
+        chunk = prepared.chunk
+        if isinstance(body, StreamedBody):
+            chunk = replace(chunk, sha256=body.sha256)
+        await self._context.confirmed(chunk, receipt)
+
+    def _body(self, prepared: PreparedChunk) -> BufferedBody | StreamedBody:
+        chunk = prepared.chunk
+        if prepared.buffer is None:
+            return StreamedBody(chunk, self._context.source, self._flow)
+        view = memoryview(prepared.buffer)[: chunk.size]
+        return BufferedBody(chunk, view, self._flow, encoded=prepared.encoded)
+
+    async def _until_acknowledged(
+        self, prepared: PreparedChunk, body: ChunkBody, remote: RemoteUpload
+    ) -> tuple[Receipt, bool]:
+        context = self._context
+        retry = RetryState(context.policy.retry)
+        while True:
+            await context.running.wait()
+            try:
+                async with context.slots:
+                    return await self._try(prepared.chunk, body, remote)
+            except UploadKitError as error:
+                self._flow.fail()
+                # A pause starves the remote, which then breaks off: that is no failure.
+                if error.retryable and not context.running.is_set():
+                    continue
+                wait = retry.wait_after(error)
+                context.state.retries += 1
+                context.causes[type(error).__name__] += 1
+                context.emit(
+                    EventKind.RETRYING,
+                    chunk=prepared.chunk.index,
+                    attempt=retry.failures,
+                    wait=wait,
+                    error=str(error),
+                )
+            except BaseException:
+                self._flow.fail()
+                raise
+            await asyncio.sleep(wait)
+
+    async def _try(
+        self, chunk: ChunkMetadata, body: ChunkBody, remote: RemoteUpload
+    ) -> tuple[Receipt, bool]:
+        """Send one chunk once, as long as its bytes keep moving."""
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(None) as deadline:
+                self._flow.begin(body, deadline)
+                receipt = await remote.put(chunk, body)
+        except TimeoutError as error:
+            raise TransferStalled(
+                f"Nothing moved for too long in chunk {chunk.index} of"
+                f" {self._context.source.name}."
+            ) from error
+        if receipt.size != chunk.size:
+            raise IntegrityError(
+                f"The remote holds {receipt.size} bytes of chunk {chunk.index} of"
+                f" {self._context.source.name}, which has {chunk.size}."
+            )
+        if (
+            None not in {receipt.sha256, chunk.sha256}
+            and receipt.sha256 != chunk.sha256
+        ):
+            raise IntegrityError(
+                f"The remote's digest of chunk {chunk.index} of"
+                f" {self._context.source.name} differs from ours."
+            )
+        settled = self._flow.settle(chunk.size, time.monotonic() - started)
+        return receipt, settled

@@ -1,0 +1,226 @@
+"""
+The chunks of one source, read in order, one ahead of the wire, in one pass.
+
+Chunk digests and the digest of the whole file come out of the same read. Chunks that
+the remote holds already are read too, to prove that they are still the same, and then
+left out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from upload_kit.errors import SourceChanged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from hashlib import _Hash as Hash
+
+    from upload_kit.bodies import BufferPool
+    from upload_kit.compression import Compressor
+    from upload_kit.models import ChunkMetadata, Receipt
+    from upload_kit.planning import Plan
+    from upload_kit.sources import Source
+
+
+@dataclass(slots=True, kw_only=True)
+class PreparedChunk:
+    """A chunk that is ready to go."""
+
+    chunk: ChunkMetadata
+    """Which bytes; with their digest, unless the chunk is streamed and needs none."""
+
+    buffer: bytearray | None
+    """Its bytes; None when it is too big for memory and is read while it travels."""
+
+    encoded: tuple[str, memoryview] | None = None
+    """Content coding and coded bytes, where that pays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadingOptions:
+    """How a source is read."""
+
+    streamed: bool
+    """Read chunks while they travel instead of holding them in memory."""
+
+    digest_first: bool
+    """The destination wants a chunk's digest before its bytes."""
+
+    whole_digest: bool
+    """Compute the digest of the whole file too."""
+
+
+class ChunkReader:
+    """
+    Hands out the chunks of a source to whichever lane asks next.
+
+    Args:
+        source: Opened.
+
+        plan: Its chunks.
+
+        pool: Where buffers come from.
+
+        options: How to read.
+
+        held: Receipts of what the remote holds, by index.
+
+        on_held: Called for each of those once the source was found to be the same.
+
+        compressor: Decides about content coding.
+
+        wire_rate: Bytes a second that the link takes now; None while not known.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        plan: Plan,
+        pool: BufferPool,
+        *,
+        options: ReadingOptions,
+        held: Mapping[int, Receipt],
+        on_held: Callable[[ChunkMetadata, Receipt], None],
+        compressor: Compressor,
+        wire_rate: Callable[[], float | None],
+    ) -> None:
+        self._source = source
+        self._plan = plan
+        self._pool = pool
+        self._options = options
+        self._held = held
+        self._on_held = on_held
+        self._compressor = compressor
+        self._wire_rate = wire_rate
+        self._whole = hashlib.sha256() if options.whole_digest else None
+        self._turn = asyncio.Lock()
+        self._ahead: asyncio.Task[PreparedChunk | None] | None = None
+        self._next_index = 0
+        self._ended = False
+        self.size = 0
+
+    @property
+    def whole_sha256(self) -> str | None:
+        """Digest of the whole file, once everything was read."""
+        return None if self._whole is None else self._whole.hexdigest()
+
+    async def next(self, group: asyncio.TaskGroup) -> PreparedChunk | None:
+        """
+        Return the next chunk that has to be sent, or None after the last one.
+
+        Args:
+            group: Owns the task that reads one chunk ahead.
+
+        Raises:
+            SourceError: It cannot be read.
+            SourceChanged: It is not what it was, or not as long as was said.
+        """
+        async with self._turn:
+            ahead, self._ahead = self._ahead, None
+            prepared = await (ahead or self._prepare())
+            if prepared is not None and not self._ended:
+                self._ahead = group.create_task(self._prepare())
+            return prepared
+
+    async def _prepare(self) -> PreparedChunk | None:
+        """Read on until a chunk comes that the remote does not hold."""
+        while not self._ended:
+            chunk = self._plan.chunk(self._next_index)
+            self._next_index += 1
+            receipt = self._held.get(chunk.index)
+            if receipt is None:
+                return await self._read_to_send(chunk)
+            await self._read_to_compare(chunk, receipt)
+        return None
+
+    async def _read_to_send(self, chunk: ChunkMetadata) -> PreparedChunk | None:
+        if self._options.streamed:
+            return await self._read_ahead_of_stream(chunk)
+        buffer = await self._pool.acquire(chunk.size)
+        try:
+            view = memoryview(buffer)
+            chunk, view = await self._fill(chunk, view)
+            if chunk.size == 0 and chunk.index > 0:
+                self._pool.release(buffer, reuse=True)
+                return None
+            encoded = None
+            if not self._compressor.is_off:
+                encoded = await self._compressor.encode(view, self._wire_rate())
+        except BaseException:
+            # A thread may still be filling it.
+            self._pool.release(buffer, reuse=False)
+            raise
+        return PreparedChunk(chunk=chunk, buffer=buffer, encoded=encoded)
+
+    async def _fill(
+        self, chunk: ChunkMetadata, view: memoryview
+    ) -> tuple[ChunkMetadata, memoryview]:
+        """Read a chunk; return it as it turned out to be, and its bytes."""
+        digest = hashlib.sha256()
+        count = await self._source.read(view, chunk.start, self._digests(digest))
+        if count < chunk.size and self._plan.size is not None:
+            raise SourceChanged(
+                f"{self._source.name} ended after {chunk.start + count} of"
+                f" {self._plan.size} bytes."
+            )
+        chunk = replace(chunk, size=count, sha256=digest.hexdigest())
+        await self._advance(chunk, short=count < len(view))
+        return chunk, view[:count]
+
+    def _digests(self, digest: Hash) -> tuple[Hash, ...]:
+        return (digest,) if self._whole is None else (digest, self._whole)
+
+    async def _advance(self, chunk: ChunkMetadata, *, short: bool = False) -> None:
+        """Note how far we are, and whether that was the end."""
+        self.size = max(self.size, chunk.end)
+        total = self._plan.total_chunks
+        self._ended = short if total is None else self._next_index >= total
+        if self._ended and total is not None and not self._source.rereadable:
+            await self._require_end()
+
+    async def _require_end(self) -> None:
+        """Refuse a stream that has more bytes than was said."""
+        if await self._source.read(memoryview(bytearray(1)), self.size):
+            raise SourceChanged(
+                f"{self._source.name} has more than the {self.size} bytes it was said"
+                " to have."
+            )
+
+    async def _read_ahead_of_stream(self, chunk: ChunkMetadata) -> PreparedChunk:
+        """Read a chunk that does not fit into memory, for its digests only."""
+        if self._options.digest_first or self._whole is not None:
+            chunk = replace(chunk, sha256=await self._digest_through(chunk))
+        await self._advance(chunk)
+        return PreparedChunk(chunk=chunk, buffer=None)
+
+    async def _digest_through(self, chunk: ChunkMetadata) -> str:
+        """Digest a chunk with little memory; also for the whole file."""
+        digest = hashlib.sha256()
+        position = chunk.start
+        step = min(chunk.size, 4 * 1024 * 1024)
+        buffer = await self._pool.acquire(step)
+        try:
+            while position < chunk.end:
+                view = memoryview(buffer)[: min(step, chunk.end - position)]
+                count = await self._source.read(view, position, self._digests(digest))
+                if count < len(view):
+                    raise SourceChanged(f"{self._source.name} ended too early.")
+                position += count
+        finally:
+            self._pool.release(buffer, reuse=False)
+        return digest.hexdigest()
+
+    async def _read_to_compare(self, chunk: ChunkMetadata, receipt: Receipt) -> None:
+        """Prove that a chunk the remote holds is still the one we have."""
+        sha256 = await self._digest_through(chunk)
+        if receipt.sha256 != sha256 or receipt.size != chunk.size:
+            raise SourceChanged(
+                f"{self._source.name} changed since chunk {chunk.index} was sent.",
+                hint="Start a new upload of it.",
+            )
+        await self._advance(chunk)
+        self._on_held(replace(chunk, sha256=sha256), receipt)

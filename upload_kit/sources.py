@@ -1,0 +1,396 @@
+"""
+What can be uploaded: a path, bytes, a binary file object, an async iterator of bytes.
+
+A source fills buffers and feeds digests in the same pass, off the event loop. One that
+is `rereadable` can be read at any offset, again and again; any other one strictly in
+order, once.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import threading
+from collections.abc import AsyncIterable, AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias
+
+from upload_kit.errors import ConfigurationError, SourceChanged, SourceError
+from upload_kit.models import SourceIdentity
+from upload_kit.threads import in_thread
+from upload_kit.units import MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from hashlib import _Hash as Hash
+
+SourceLike: TypeAlias = (
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | AsyncIterable[bytes]
+)
+"""What callers may hand in."""
+
+# Bytes read and hashed at a time: they are still in the core's cache when hashed.
+_STEP: Final = MIB
+_HEAD: Final = 4096
+
+
+class Source(Protocol):
+    """Bytes to upload; opened once, closed once."""
+
+    name: str
+    """File name, as the destination gets to know it."""
+
+    size: int | None
+    """Bytes; None when it shows only at the end. Valid after `open`."""
+
+    path: str | None
+    """Absolute path that another process could open; None if there is none."""
+
+    identity: SourceIdentity | None
+    """What tells whether it is still the same. Valid after `open`."""
+
+    rereadable: bool
+    """Whether any part can be read again."""
+
+    head: bytes
+    """First bytes, to tell the type by; empty where they cannot be peeked at."""
+
+    async def open(self) -> None:
+        """
+        Make ready and find out the size.
+
+        Raises:
+            SourceError: It is missing, unreadable, or nothing that can be uploaded.
+        """
+        ...
+
+    async def read(
+        self, buffer: memoryview, start: int, digests: Sequence[Hash] = ()
+    ) -> int:
+        """
+        Fill the buffer with the bytes from offset `start`, and feed the digests.
+
+        Args:
+            buffer: Where the bytes go.
+
+            start: Offset in the source; where it is not rereadable, that of the first
+                byte not yet read.
+
+            digests: Each gets every byte that was read.
+
+        Returns:
+            Bytes read; fewer than the buffer holds only at the end of the source.
+
+        Raises:
+            SourceError: It cannot be read.
+            SourceChanged: It changed since it was opened.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Let go of it; safe to call again."""
+        ...
+
+
+class FileSource:
+    """A regular file, watched for changes while it is read."""
+
+    rereadable = True
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, name: str | None = None
+    ) -> None:
+        self._path = Path(path)
+        self.name = name or self._path.name
+        self.path: str | None = str(self._path.absolute())
+        self.size: int | None = None
+        self.identity: SourceIdentity | None = None
+        self.head = b""
+        self._fd = -1
+        self._lock = threading.Lock()
+
+    async def open(self) -> None:
+        """Open the file and remember what it looks like."""
+        await in_thread(self._open)
+
+    def _open(self) -> None:
+        try:
+            # O_NONBLOCK: opening a FIFO without a writer would wait for ever.
+            flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
+            fd = self._fd = os.open(self._path, flags | getattr(os, "O_BINARY", 0))
+        except FileNotFoundError as error:
+            raise SourceError(
+                f"There is no file {self._path}.", hint="Check the path."
+            ) from error
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise SourceError(f"Cannot open {self._path}: {reason}.") from error
+        try:
+            facts = os.fstat(fd)
+            _require_regular(self._path, facts.st_mode)
+            head = memoryview(bytearray(_HEAD))
+            self.head = bytes(head[: self._read_into(head, 0)])
+        except OSError as error:
+            self._close()
+            raise SourceError(f"Cannot read {self._path}: {error.strerror}.") from error
+        except SourceError:
+            self._close()
+            raise
+        self.size = facts.st_size
+        self.identity = _identity(facts)
+
+    async def read(
+        self, buffer: memoryview, start: int, digests: Sequence[Hash] = ()
+    ) -> int:
+        """Read in a thread; see `Source.read`."""
+        return await in_thread(self._read, buffer, start, digests)
+
+    def _read(self, buffer: memoryview, start: int, digests: Sequence[Hash]) -> int:
+        try:
+            count = self._fill(buffer, start, digests)
+            facts = os.fstat(self._fd)
+        except OSError as error:
+            raise SourceError(f"Cannot read {self._path}: {error.strerror}.") from error
+        if _identity(facts) != self.identity:
+            raise SourceChanged(
+                f"{self._path} changed while it was read: it had {self.size} bytes and"
+                f" now has {facts.st_size}.",
+                hint="Upload it again once nothing writes to it any more.",
+            )
+        return count
+
+    def _fill(self, buffer: memoryview, start: int, digests: Sequence[Hash]) -> int:
+        """Read step by step, hashing each step while it is in the core's cache."""
+        done = 0
+        while done < len(buffer):
+            step = buffer[done : done + _STEP]
+            count = self._read_into(step, start + done)
+            if count == 0:
+                break
+            for digest in digests:
+                digest.update(step[:count])
+            done += count
+        return done
+
+    def _read_into(self, view: memoryview, start: int) -> int:
+        if hasattr(os, "preadv"):
+            return os.preadv(self._fd, [view], start)
+        with self._lock:  # pragma: no cover (Windows has no positioned read)
+            os.lseek(self._fd, start, os.SEEK_SET)
+            data = os.read(self._fd, len(view))
+        view[: len(data)] = data  # pragma: no cover
+        return len(data)  # pragma: no cover
+
+    async def aclose(self) -> None:
+        """Close the file."""
+        self._close()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _require_regular(path: Path, mode: int) -> None:
+    if stat.S_ISDIR(mode):
+        raise SourceError(
+            f"{path} is a directory.", hint="Name the files in it, or use a pattern."
+        )
+    if not stat.S_ISREG(mode):
+        raise SourceError(
+            f"{path} is no regular file.",
+            hint="Open it yourself and hand in the file object to upload a stream.",
+        )
+
+
+def _identity(facts: os.stat_result) -> SourceIdentity:
+    return SourceIdentity(
+        size=facts.st_size, mtime_ns=facts.st_mtime_ns, inode=facts.st_ino
+    )
+
+
+class BytesSource:
+    """Bytes in memory; they must not be changed before the upload is done."""
+
+    rereadable = True
+    path: str | None = None
+    identity: SourceIdentity | None = None
+
+    def __init__(self, data: bytes | bytearray | memoryview, *, name: str) -> None:
+        self._view = memoryview(data).cast("B")
+        self.name = name
+        self.size: int | None = len(self._view)
+        self.head = bytes(self._view[:_HEAD])
+
+    async def open(self) -> None:
+        """Nothing needs to be made ready."""
+
+    async def read(
+        self, buffer: memoryview, start: int, digests: Sequence[Hash] = ()
+    ) -> int:
+        """Copy in a thread; see `Source.read`."""
+        return await in_thread(self._read, buffer, start, digests)
+
+    def _read(self, buffer: memoryview, start: int, digests: Sequence[Hash]) -> int:
+        part = self._view[start : start + len(buffer)]
+        buffer[: len(part)] = part
+        for digest in digests:
+            digest.update(buffer[: len(part)])
+        return len(part)
+
+    async def aclose(self) -> None:
+        """Nothing needs to be let go of."""
+
+
+class FileObjectSource:
+    """A binary file object, read once from where it stands; the caller closes it."""
+
+    rereadable = False
+    path: str | None = None
+    identity: SourceIdentity | None = None
+    head = b""
+
+    def __init__(self, file: BinaryIO, *, name: str, size: int | None = None) -> None:
+        self._file = file
+        self.name = name
+        self.size = size
+
+    async def open(self) -> None:
+        """Find out how many bytes are left, where that can be told."""
+        if self.size is None:
+            self.size = await in_thread(self._remaining)
+
+    def _remaining(self) -> int | None:
+        try:
+            if not self._file.seekable():
+                return None
+            here = self._file.tell()
+            end = self._file.seek(0, io.SEEK_END)
+            self._file.seek(here)
+        except (OSError, ValueError) as error:
+            raise SourceError(f"Cannot read {self.name}: {error}.") from error
+        return max(0, end - here)
+
+    async def read(
+        self, buffer: memoryview, start: int, digests: Sequence[Hash] = ()
+    ) -> int:
+        """Read on in a thread; see `Source.read`."""
+        return await in_thread(self._read, buffer, digests)
+
+    def _read(self, buffer: memoryview, digests: Sequence[Hash]) -> int:
+        done = 0
+        try:
+            # Raw files and pipes may return less than was asked for.
+            while done < len(buffer):
+                data = self._file.read(min(_STEP, len(buffer) - done))
+                if not isinstance(data, bytes | bytearray | memoryview):
+                    raise SourceError(
+                        f"{self.name} gave {type(data).__name__}, not bytes.",
+                        hint="Open the file in binary mode.",
+                    )
+                if not data:
+                    break
+                buffer[done : done + len(data)] = data
+                for digest in digests:
+                    digest.update(data)
+                done += len(data)
+        except (OSError, ValueError) as error:
+            raise SourceError(f"Cannot read {self.name}: {error}.") from error
+        return done
+
+    async def aclose(self) -> None:
+        """Leave the file open: it is the caller's."""
+
+
+class IteratorSource:
+    """An async iterator of bytes, of any piece sizes, read once."""
+
+    rereadable = False
+    path: str | None = None
+    identity: SourceIdentity | None = None
+    head = b""
+
+    def __init__(
+        self, pieces: AsyncIterable[bytes], *, name: str, size: int | None = None
+    ) -> None:
+        self._pieces: AsyncIterator[bytes] = aiter(pieces)
+        self._rest = memoryview(b"")
+        self.name = name
+        self.size = size
+
+    async def open(self) -> None:
+        """Nothing needs to be made ready."""
+
+    async def read(
+        self, buffer: memoryview, start: int, digests: Sequence[Hash] = ()
+    ) -> int:
+        """Collect pieces until the buffer is full; see `Source.read`."""
+        done = 0
+        while done < len(buffer):
+            if not self._rest:
+                piece = await anext(self._pieces, None)
+                if piece is None:
+                    break
+                self._rest = memoryview(piece).cast("B")
+            taken = self._rest[: len(buffer) - done]
+            buffer[done : done + len(taken)] = taken
+            self._rest = self._rest[len(taken) :]
+            done += len(taken)
+        if digests:
+            await in_thread(_update, digests, buffer[:done])
+        return done
+
+    async def aclose(self) -> None:
+        """Close the iterator if it is a generator."""
+        close = getattr(self._pieces, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _update(digests: Sequence[Hash], view: memoryview) -> None:
+    for digest in digests:
+        digest.update(view)
+
+
+def make_source(
+    source: SourceLike, *, name: str | None = None, size: int | None = None
+) -> Source:
+    """
+    Wrap whatever a caller may hand in.
+
+    Args:
+        source: A path, bytes, a binary file object, or an async iterator of bytes.
+
+        name: File name at the destination; by default the path's last part, the file
+            object's name, or `upload.bin`.
+
+        size: Bytes, where the caller knows them and the source cannot tell.
+
+    Raises:
+        ConfigurationError: It is nothing that can be uploaded.
+    """
+    if isinstance(source, str | os.PathLike):
+        return FileSource(source, name=name)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return BytesSource(source, name=name or "upload.bin")
+    if isinstance(source, AsyncIterable):
+        return IteratorSource(source, name=name or "upload.bin", size=size)
+    if hasattr(source, "read"):
+        if isinstance(source, io.TextIOBase):
+            raise ConfigurationError(
+                "A text file cannot be uploaded.", hint="Open it in binary mode."
+            )
+        named = getattr(source, "name", None)
+        known = Path(named).name if isinstance(named, str) else "upload.bin"
+        return FileObjectSource(source, name=name or known, size=size)
+    raise ConfigurationError(
+        f"Cannot upload a {type(source).__name__}.",
+        hint="Hand in a path, bytes, a binary file object or an async iterator.",
+    )

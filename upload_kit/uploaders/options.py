@@ -1,0 +1,66 @@
+"""The keywords that uploaders and their verbs share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict
+
+from upload_kit.engine import UploadRequest
+from upload_kit.sources import make_source
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from upload_kit.config import RetryPolicy, Secret
+    from upload_kit.sources import Source, SourceLike
+    from upload_kit.uploaders.callbacks import ProgressCallback
+
+
+class UploaderOptions(TypedDict, total=False):
+    """Keywords of `ChunkedUploader`, which every layer takes and passes down."""
+
+    chunk_size: int
+    on_progress: ProgressCallback | None
+    retry: RetryPolicy | None
+    token: str | Secret | None
+    headers: Mapping[str, str] | None
+    overwrite: bool
+    whole_digest: bool
+    stall_timeout: float
+    memory_budget: int
+    max_connections: int
+    history: bool | str | Path
+
+
+class FileOptions(TypedDict, total=False):
+    """Keywords of whatever uploads one file."""
+
+    name: str | None
+    """File name at the destination; by default the source's own."""
+
+    size: int | None
+    """Bytes, where the caller knows them and the source cannot tell."""
+
+    content_type: str | None
+    """MIME type; by default it is detected."""
+
+    metadata: Mapping[str, str] | None
+    """Kept beside the bytes, where the destination can."""
+
+
+def read_options(
+    source: SourceLike, options: FileOptions, *, session_id: str | None = None
+) -> tuple[Source, UploadRequest]:
+    """
+    Return what an engine needs to know of one file.
+
+    Raises:
+        ConfigurationError: It is nothing that can be uploaded.
+    """
+    request = UploadRequest(
+        content_type=options.get("content_type"),
+        metadata=dict(options.get("metadata") or {}),
+        session_id=session_id,
+    )
+    made = make_source(source, name=options.get("name"), size=options.get("size"))
+    return made, request

@@ -1,0 +1,122 @@
+"""What the uploads of one uploader share: made by the first, closed after the last."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from upload_kit.bodies import BufferPool
+from upload_kit.destinations.registry import make_destination
+from upload_kit.engine import Shared
+from upload_kit.locations import parse_location
+from upload_kit.sessions.history import History
+from upload_kit.sessions.manager import default_session_dir
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from upload_kit.config import ConnectionOptions, TransferPolicy
+    from upload_kit.destinations.base import Destination
+    from upload_kit.throttle import BandwidthThrottle
+    from upload_kit.uploaders.keeper import Keeper
+
+
+class Resources:
+    """
+    Connections, buffers, slots, sessions and the history of one uploader.
+
+    They belong to one event loop at a time; when every upload has ended they are
+    closed, so that an uploader may be used in one loop after another.
+
+    Args:
+        url: The destination, with its secrets.
+
+        connection: What the destination needs besides.
+
+        policy: Returns how uploads run: how many slots, how much memory.
+
+        history: The history's file; None: no rows are kept.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        connection: ConnectionOptions,
+        policy: Callable[[], TransferPolicy],
+        *,
+        history: Path | None,
+    ) -> None:
+        self.connection = connection
+        self.shown = str(parse_location(url))
+        self.throttle: BandwidthThrottle | None = None
+        self.make_keeper: Callable[[str], Keeper] | None = None
+        self._url = url
+        self._policy = policy
+        self._history_file = history
+        self._history: History | None = None
+        self._keeper: Keeper | None = None
+        self._shared: Shared | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._users = 0
+        # A URL that cannot work is told here, not at the first upload.
+        make_destination(url, connection)
+
+    def acquire(self) -> Shared:
+        """Return what is shared, made now if nobody uses it; then `release` it."""
+        loop = asyncio.get_running_loop()
+        if self._shared is None or self._loop is not loop:
+            # The old ones, if any, belong to a loop that ended in mid-upload.
+            self._loop, self._users = loop, 0
+            self._shared = self._make()
+        self._users += 1
+        return self._shared
+
+    def _make(self) -> Shared:
+        policy = self._policy()
+        if self._history_file is not None:
+            self._history = History(self._history_file)
+        if self.make_keeper is not None:
+            self._keeper = self.make_keeper(self.shown)
+        return Shared(
+            destination=make_destination(self._url, self.connection),
+            shown=self.shown,
+            pool=BufferPool(policy.memory_budget),
+            slots=asyncio.Semaphore(policy.max_parallel),
+            throttle=self.throttle,
+            keeper=self._keeper,
+            record=None if self._history is None else self._history.add,
+        )
+
+    @property
+    def destination(self) -> Destination:
+        """The destination; only between `acquire` and `release`."""
+        assert self._shared is not None
+        return self._shared.destination
+
+    @property
+    def keeper(self) -> Keeper:
+        """The sessions; only between `acquire` and `release`, where there are some."""
+        assert self._keeper is not None
+        return self._keeper
+
+    async def release(self) -> None:
+        """Say that one user is done; the last one closes everything."""
+        self._users -= 1
+        if self._users > 0 or self._shared is None:
+            return
+        shared, self._shared = self._shared, None
+        history, self._history = self._history, None
+        keeper, self._keeper = self._keeper, None
+        await shared.destination.aclose()
+        if keeper is not None:
+            await keeper.aclose()
+        if history is not None:
+            await history.aclose()
+
+
+def history_file(history: bool | str | Path) -> Path | None:  # noqa: FBT001 (an option's value)
+    """Return the file that the `history` option of an uploader stands for."""
+    if history is False:
+        return None
+    return default_session_dir() / "history.db" if history is True else Path(history)
