@@ -1,0 +1,80 @@
+"""Who works on a session: a process, named so that others can tell if it lives."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from upload_kit.errors import SessionConflict
+
+if TYPE_CHECKING:
+    from upload_kit.models import UploadSession
+
+
+def _this_host() -> str:
+    # Containers may share a host name, a folder and process numbers; the namespace
+    # tells them apart.
+    try:
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return socket.gethostname()
+    return f"{socket.gethostname()}/{namespace}"
+
+
+# Asked once: it is a file system call, and leases are taken on event loops.
+_HOST: Final = _this_host()
+
+
+def new_owner() -> str:
+    """Return a name for one lease of this process: `host:pid:random`."""
+    return f"{_HOST}:{os.getpid()}:{secrets.token_hex(4)}"
+
+
+def refuse_if_held(session: UploadSession, now: float) -> None:
+    """
+    Make sure that nobody works on the session.
+
+    Raises:
+        SessionConflict: Somebody does; the message says who, and until when.
+    """
+    if not is_held(session, now):
+        return
+    host, pid = _host_and_pid(session.lease_owner)
+    host = host.partition("/")[0]
+    until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(session.lease_until))
+    raise SessionConflict(
+        f"Session {session.session_id} is in use by process {pid} on {host} "
+        f"until {until} ({session.lease_until - now:.0f} s from now).",
+        hint="Wait for that process, or end it.",
+        session_id=session.session_id,
+    )
+
+
+def is_held(session: UploadSession, now: float) -> bool:
+    """Return whether somebody works on the session now."""
+    if session.lease_owner is None or session.lease_until <= now:
+        return False
+    host, pid = _host_and_pid(session.lease_owner)
+    return host != _HOST or _is_alive(pid)
+
+
+def _host_and_pid(owner: str | None) -> tuple[str, str]:
+    host, _, rest = (owner or "").partition(":")
+    return host, rest.partition(":")[0]
+
+
+def _is_alive(pid: str) -> bool:
+    if sys.platform == "win32" or not pid.isdecimal():
+        return True  # Signal 0 would interrupt it there; the lease runs out by itself.
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
