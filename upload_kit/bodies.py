@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import mmap
 from collections import deque
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from upload_kit.errors import SourceChanged
 from upload_kit.threads import in_thread
@@ -245,6 +246,20 @@ class StreamedBody:
         return digest.digest()
 
 
+Buffer: TypeAlias = bytearray | mmap.mmap
+"""Writable memory of a fixed size."""
+
+
+def _allocate(size: int) -> Buffer:
+    """
+    Return new memory.
+
+    Large buffers are mapped: the system gets them back at once when they are dropped,
+    where malloc would keep them, a little more with every upload.
+    """
+    return mmap.mmap(-1, size) if size >= MAX_PIECE else bytearray(size)
+
+
 class BufferPool:
     """
     Memory for chunks, bounded by a budget, handed out in the order of asking.
@@ -257,14 +272,14 @@ class BufferPool:
         self._budget = budget
         self._used = 0
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._free: dict[int, list[bytearray]] = {}
+        self._free: dict[int, list[Buffer]] = {}
 
     @property
     def used(self) -> int:
         """Bytes handed out now."""
         return self._used
 
-    async def acquire(self, size: int) -> bytearray:
+    async def acquire(self, size: int) -> Buffer:
         """Return a buffer of exactly this size, once the budget allows it."""
         if self._waiters or not self._fits(size):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -280,9 +295,9 @@ class BufferPool:
         else:
             self._used += size
         free = self._free.get(size)
-        return free.pop() if free else bytearray(size)
+        return free.pop() if free else _allocate(size)
 
-    def release(self, buffer: bytearray, *, reuse: bool) -> None:
+    def release(self, buffer: Buffer, *, reuse: bool) -> None:
         """
         Give a buffer back.
 

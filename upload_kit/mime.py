@@ -6,6 +6,7 @@ import mimetypes
 from typing import Final
 
 UNKNOWN: Final = "application/octet-stream"
+_LOOKED_AT: Final = 4096
 
 # What data people upload and the system's table often lacks, or has in another form.
 _BY_SUFFIX: Final = {
@@ -81,6 +82,6 @@ def _by_content(head: bytes) -> str:
     import puremagic
 
     try:
-        return puremagic.from_string(head, mime=True) or UNKNOWN
+        return puremagic.from_string(head[:_LOOKED_AT], mime=True) or UNKNOWN
     except (puremagic.PureError, ValueError):
         return UNKNOWN

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from hashlib import _Hash as Hash
 
-    from upload_kit.bodies import BufferPool
+    from upload_kit.bodies import Buffer, BufferPool
     from upload_kit.compression import Compressor
     from upload_kit.models import ChunkMetadata, Receipt
     from upload_kit.planning import Plan
@@ -33,7 +33,7 @@ class PreparedChunk:
     chunk: ChunkMetadata
     """Which bytes; with their digest, unless the chunk is streamed and needs none."""
 
-    buffer: bytearray | None
+    buffer: Buffer | None
     """Its bytes; None when it is too big for memory and is read while it travels."""
 
     encoded: tuple[str, memoryview] | None = None

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias
 from upload_kit.errors import ConfigurationError, SourceChanged, SourceError
 from upload_kit.models import SourceIdentity
 from upload_kit.threads import in_thread
-from upload_kit.units import MIB
+from upload_kit.units import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,9 @@ SourceLike: TypeAlias = (
 
 # Bytes read and hashed at a time: they are still in the core's cache when hashed.
 _STEP: Final = MIB
-_HEAD: Final = 4096
+# A file that is no larger is read whole when it is opened, and bytes that are no more
+# are copied in the event loop: a thread costs more than either.
+_SMALL: Final = 64 * KIB
 
 
 class Source(Protocol):
@@ -135,8 +137,8 @@ class FileSource:
         try:
             facts = os.fstat(fd)
             _require_regular(self._path, facts.st_mode)
-            head = memoryview(bytearray(_HEAD))
-            self.head = bytes(head[: self._read_into(head, 0)])
+            head = memoryview(bytearray(min(_SMALL, facts.st_size)))
+            self.head = bytes(head[: self._fill(head, 0, ())])
         except OSError as error:
             self._close()
             raise SourceError(f"Cannot read {self._path}: {error.strerror}.") from error
@@ -150,6 +152,8 @@ class FileSource:
         self, buffer: memoryview, start: int, digests: Sequence[Hash] = ()
     ) -> int:
         """Read in a thread; see `Source.read`."""
+        if self.size == len(self.head):
+            return _copy(memoryview(self.head), buffer, start, digests)
         return await in_thread(self._read, buffer, start, digests)
 
     def _read(self, buffer: memoryview, start: int, digests: Sequence[Hash]) -> int:
@@ -216,6 +220,16 @@ def _identity(facts: os.stat_result) -> SourceIdentity:
     )
 
 
+def _copy(
+    data: memoryview, buffer: memoryview, start: int, digests: Sequence[Hash]
+) -> int:
+    part = data[start : start + len(buffer)]
+    buffer[: len(part)] = part
+    for digest in digests:
+        digest.update(part)
+    return len(part)
+
+
 class BytesSource:
     """Bytes in memory; they must not be changed before the upload is done."""
 
@@ -227,7 +241,7 @@ class BytesSource:
         self._view = memoryview(data).cast("B")
         self.name = name
         self.size: int | None = len(self._view)
-        self.head = bytes(self._view[:_HEAD])
+        self.head = bytes(self._view[:_SMALL])
 
     async def open(self) -> None:
         """Nothing needs to be made ready."""
@@ -236,14 +250,9 @@ class BytesSource:
         self, buffer: memoryview, start: int, digests: Sequence[Hash] = ()
     ) -> int:
         """Copy in a thread; see `Source.read`."""
-        return await in_thread(self._read, buffer, start, digests)
-
-    def _read(self, buffer: memoryview, start: int, digests: Sequence[Hash]) -> int:
-        part = self._view[start : start + len(buffer)]
-        buffer[: len(part)] = part
-        for digest in digests:
-            digest.update(buffer[: len(part)])
-        return len(part)
+        if len(buffer) <= _SMALL:
+            return _copy(self._view, buffer, start, digests)
+        return await in_thread(_copy, self._view, buffer, start, digests)
 
     async def aclose(self) -> None:
         """Nothing needs to be let go of."""

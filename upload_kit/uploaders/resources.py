@@ -108,6 +108,7 @@ class Resources:
         shared, self._shared = self._shared, None
         history, self._history = self._history, None
         keeper, self._keeper = self._keeper, None
+        shared.pool.clear()
         await shared.destination.aclose()
         if keeper is not None:
             await keeper.aclose()
