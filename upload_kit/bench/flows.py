@@ -30,7 +30,7 @@ _LARGEST_PIECE: Final = 128 * KIB
 
 # A wire goes on while this process waits for the processor: if the sender had bytes
 # ready, up to this much is made good.
-_CATCH_UP_SECONDS: Final = 0.1
+_CATCH_UP_SECONDS: Final = 0.25
 
 # Bytes on their way at most, where no rate bounds them.
 _WINDOW: Final = 8 * MIB
