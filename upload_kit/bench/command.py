@@ -1,0 +1,78 @@
+"""`upload-kit bench`: measure this machine, and print what came out as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from upload_kit.bench.cases import LOOPBACK, MEMORY, SMALL, link_cases
+from upload_kit.bench.report import BenchmarkReport
+from upload_kit.bench.run import Bench
+from upload_kit.units import format_rate, format_size
+
+if TYPE_CHECKING:
+    from upload_kit.bench.cases import Case
+    from upload_kit.bench.run import Measurement
+
+SUITES: Final = ("link", "loopback", "small", "memory")
+
+
+def _cases(suite: str) -> list[Case]:
+    return {
+        "link": link_cases(),
+        "loopback": list(LOOPBACK),
+        "small": list(SMALL),
+        "memory": list(MEMORY),
+    }[suite]
+
+
+@click.command()
+@click.argument("suites", nargs=-1, type=click.Choice(SUITES))
+@click.option("--repeat", default=3, show_default=True, help="Rounds.")
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, exists=True, path_type=Path),
+    help="Where files and stores go.  [default: a temporary folder]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object a run.")
+def bench(
+    suites: tuple[str, ...],
+    repeat: int,
+    folder: Path | None,
+    *,
+    as_json: bool,
+) -> None:
+    """
+    Measure uploads on this machine.
+
+    SUITES are `link` (the layers over a slow link), `loopback` (how fast it can be),
+    `small` (many files) and `memory`; all of them by default. Client and server share
+    this machine's cores.
+    """
+    for suite in suites or SUITES:
+        done = []
+        with Bench(repeat=repeat, folder=folder) as runner:
+            for measurement in runner.run(_cases(suite)):
+                done.append(measurement)
+                click.echo(
+                    measurement.to_json() if as_json else _line(measurement),
+                    err=not as_json,
+                )
+        if not as_json:
+            click.echo(f"\n{suite}\n{BenchmarkReport(done).to_text()}\n")
+
+
+def _line(measurement: Measurement) -> str:
+    parts = [
+        f"round {measurement.repeat + 1}: {measurement.case.name}:",
+        format_rate(measurement.rate),
+        f"in {measurement.seconds:.2f} s,",
+        f"client {measurement.client_cpu:.2f} s CPU",
+        f"and {format_size(measurement.peak_rss)},",
+        f"server {measurement.server_cpu:.2f} s CPU",
+    ]
+    if measurement.raw_rate is not None:
+        parts.append(f"({measurement.rate / measurement.raw_rate:.2f} of a raw socket)")
+    return " ".join(parts)
