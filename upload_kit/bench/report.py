@@ -96,7 +96,7 @@ class BenchmarkReport:
         pandas = _pandas()
         rows = [_row(measurement) for measurement in self.measurements]
         frame: pd.DataFrame = pandas.DataFrame(rows, columns=list(SCHEMA))
-        frame = frame.astype(SCHEMA)  # type: ignore[arg-type] # dtypes by name
+        frame = frame.astype(SCHEMA)
         frame.attrs.update(machine())
         return frame
 
