@@ -1,0 +1,250 @@
+"""
+From plain code to the event loop that uploads run in, and back.
+
+One daemon thread with a loop of its own, started when it is first needed. What runs
+there goes on while a notebook's cell computes, and works the same from a script, from
+inside another running loop, and after a fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import concurrent.futures
+
+# Its end-of-program hook has to be registered before ours, to run after it.
+import concurrent.futures.thread
+import logging
+import os
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+
+from upload_kit.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+logger = logging.getLogger("upload_kit.bridge")
+
+THREAD_NAME: Final = "upload_kit-io"
+"""What the thread is called."""
+
+# An interrupt comes through at once only if nobody waits longer than this in one go.
+_SLICE: Final = 0.2
+# Seconds for the thread to come up, or to take a function that does no waiting.
+_PATIENCE: Final = 30.0
+# Seconds that uploads get at the end of the program to give back what they hold.
+_GRACE: Final = 3.0
+
+AT_EXIT: Final = "the program ended"
+"""The message of a task's cancellation when the whole program ends."""
+
+
+class Bridge:
+    """
+    A thread with an event loop, and the ways to it.
+
+    Every method may be called from any thread.
+    """
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start from nothing, as in a forked child, where the thread does not exist."""
+        self._starting = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._over = False
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """
+        The loop; the thread is started if need be.
+
+        Raises:
+            ConfigurationError: There can be no thread: in a browser's Python, or when
+                the program ends.
+        """
+        with self._starting:
+            if self._loop is None:
+                self._loop = self._start()
+            return self._loop
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        if self._over:
+            raise ConfigurationError("The program ends; nothing can be started now.")
+        if sys.platform == "emscripten":
+            raise ConfigurationError(
+                "Python in a browser has neither threads nor sockets.",
+                hint="Use a kernel that runs on a machine, such as one of JupyterLab.",
+            )
+        ready: concurrent.futures.Future[asyncio.AbstractEventLoop]
+        ready = concurrent.futures.Future()
+        thread = threading.Thread(
+            target=_run_loop, args=(ready,), name=THREAD_NAME, daemon=True
+        )
+        # Threads that hooks of `atexit` would meet are gone by then: those of executors
+        # are joined before, and uploads need them to end well.
+        register = getattr(threading, "_register_atexit", atexit.register)
+        try:
+            register(self.close)
+        except RuntimeError as error:
+            raise ConfigurationError(
+                "The program ends; nothing can be started now."
+            ) from error
+        thread.start()
+        self._thread = thread
+        return ready.result(_PATIENCE)
+
+    def is_here(self) -> bool:
+        """Return whether the caller runs in the thread itself."""
+        return threading.current_thread() is self._thread
+
+    def submit(
+        self, coroutine: Coroutine[Any, Any, _T]
+    ) -> concurrent.futures.Future[_T]:
+        """
+        Run a coroutine in the loop, and return at once.
+
+        It sees the caller's context variables. Cancelling the future cancels it.
+
+        Raises:
+            ConfigurationError: There can be no thread.
+        """
+        try:
+            return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+        except BaseException:
+            coroutine.close()
+            raise
+
+    def run(
+        self, coroutine: Coroutine[Any, Any, _T], *, timeout: float | None = None
+    ) -> _T:
+        """
+        Run a coroutine in the loop, and wait for what it returns.
+
+        Whatever ends the waiting early cancels the coroutine.
+
+        Args:
+            coroutine: What to run.
+
+            timeout: Seconds to wait; None for as long as it takes.
+
+        Raises:
+            ConfigurationError: Called in the thread itself, which would wait for ever.
+            TimeoutError: It was not done by then.
+        """
+        if self.is_here():
+            coroutine.close()
+            self.refuse_here()
+        future = self.submit(coroutine)
+        try:
+            return wait(future, timeout)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def call(
+        self, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """
+        Call a function in the loop's thread, and return what it returns.
+
+        For what needs the running loop and does not wait.
+
+        Raises:
+            ConfigurationError: There can be no thread.
+            TimeoutError: The thread is held up by something else.
+        """
+        if self.is_here():
+            return function(*args, **kwargs)
+
+        async def called() -> _T:
+            return function(*args, **kwargs)
+
+        return self.run(called(), timeout=_PATIENCE)
+
+    def refuse_here(self) -> None:
+        """
+        Make sure that the caller may wait.
+
+        Raises:
+            ConfigurationError: It runs in the thread that it would wait for.
+        """
+        if self.is_here():
+            raise ConfigurationError(
+                f"This would block the thread {THREAD_NAME!r} that all uploads run in.",
+                hint="Await the job there, or call this from another thread.",
+            )
+
+    def close(self) -> None:
+        """Cancel everything that runs, with a time limit, and end the thread."""
+        with self._starting:
+            self._over = True
+            loop, self._loop = self._loop, None
+            thread, self._thread = self._thread, None
+        if loop is None or thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(_cancel_all(), loop)
+        thread.join(2 * _GRACE)
+
+
+def _run_loop(ready: concurrent.futures.Future[asyncio.AbstractEventLoop]) -> None:
+    try:
+        loop = asyncio.new_event_loop()
+    except BaseException as error:
+        ready.set_exception(error)
+        raise
+    asyncio.set_event_loop(loop)
+    ready.set_result(loop)
+    loop.run_forever()
+    # A task that would not end keeps the loop: closing it would only make noise.
+    if not asyncio.all_tasks(loop):
+        loop.close()
+
+
+async def _cancel_all() -> None:
+    loop = asyncio.get_running_loop()
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel(AT_EXIT)
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=_GRACE)
+        if late:
+            logger.warning("%d tasks did not end with the program.", len(late))
+    await loop.shutdown_asyncgens()
+    loop.call_soon(loop.stop)
+
+
+def wait(future: concurrent.futures.Future[_T], timeout: float | None = None) -> _T:
+    """
+    Wait for a future so that an interrupt comes through at once.
+
+    Args:
+        future: What to wait for.
+
+        timeout: Seconds; None for as long as it takes.
+
+    Raises:
+        TimeoutError: It was not done by then.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while not future.done():
+        left = _SLICE if deadline is None else deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"It was not done after {timeout} s.")
+        concurrent.futures.wait((future,), timeout=min(_SLICE, left))
+    return future.result()
+
+
+bridge: Final = Bridge()
+"""The one bridge of this process."""
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=bridge.forget)
