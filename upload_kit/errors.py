@@ -79,6 +79,8 @@ class MissingExtra(ConfigurationError):
             f"The package {package!r} is not installed.",
             hint=f"Install it with: pip install 'upload_kit[{extra}]'",
         )
+        # What it is made from again in another process.
+        self.args = (package, extra)
 
 
 class SourceError(UploadKitError):

@@ -21,12 +21,14 @@ _FACTORS: Final[dict[str, int]] = {
     **{p: 1000 ** (i + 1) for i, p in enumerate("kmgtp")},
     **{f"{p}i": 1024 ** (i + 1) for i, p in enumerate("kmgtp")},
 }
+# More digits than any disk needs; thousands of them Python itself refuses to read.
+_NUMBER: Final = r"([0-9]{1,30}(?:\.[0-9]{1,30})?)"
 _SIZE: Final = re.compile(
-    r"\s*([0-9]+(?:\.[0-9]+)?)\s*([kmgtp]i?)?b?\s*", re.ASCII | re.IGNORECASE
+    rf"\s*{_NUMBER}\s*([kmgtp]i?)?b?\s*", re.ASCII | re.IGNORECASE
 )
 _RATE: Final = re.compile(r"(.*?)(?:/s|ps)?\s*", re.ASCII | re.IGNORECASE | re.DOTALL)
 _DURATION: Final = re.compile(
-    r"\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|m|h|d)?\s*", re.ASCII | re.IGNORECASE
+    rf"\s*{_NUMBER}\s*(ms|s|m|h|d)?\s*", re.ASCII | re.IGNORECASE
 )
 _SECONDS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -108,7 +110,8 @@ def parse_duration(text: str | float) -> float:
 def format_size(size: float) -> str:
     """Write bytes for people, with SI prefixes: `1.50 GB`."""
     for factor, unit in ((GB, "GB"), (MB, "MB"), (KB, "kB")):
-        if abs(size) >= factor:
+        # From where two digits would round up to a thousand of the smaller unit.
+        if abs(size) >= factor * 0.999995:
             return f"{size / factor:.2f} {unit}"
     return f"{size:.0f} B"
 
@@ -122,7 +125,7 @@ def format_duration(seconds: float | None) -> str:
     """Write seconds for people: `0.4 s`, `1:05`, `2:03:04`; `?` for None."""
     if seconds is None or not math.isfinite(seconds):
         return "?"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
