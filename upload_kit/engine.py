@@ -147,6 +147,8 @@ class Engine:
         self._compressor = Compressor(policy.compression, frozenset())
         self._plan = Plan(size=None, chunk_size=policy.chunk_size)
         self._sha256: str | None = None
+        few = min(policy.retry.attempts, _FIRST_CONTACT)
+        self._first_policy = replace(policy.retry, attempts=few)
         self._context = LaneContext(
             source=source,
             policy=policy,
@@ -244,9 +246,7 @@ class Engine:
             return await self._transfer(spec, capabilities)
 
     async def _first_contact(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        policy = self._policy.retry
-        few = min(policy.attempts, _FIRST_CONTACT)
-        return await self._retrying(call, replace(policy, attempts=few))
+        return await self._retrying(call, self._first_policy)
 
     async def _retrying(
         self,
@@ -418,7 +418,8 @@ class Engine:
 
     async def _confirmed(self, chunk: ChunkMetadata, receipt: Receipt) -> None:
         """Checkpoint a chunk that the remote acknowledged, then count it."""
-        receipt = replace(receipt, sha256=receipt.sha256 or chunk.sha256)
+        if receipt.sha256 is None:
+            receipt = replace(receipt, sha256=chunk.sha256)
         if self._checkpoint is not None:
             await self._checkpoint.record(receipt)
         self.state.confirm(chunk.size)

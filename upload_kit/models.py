@@ -112,16 +112,16 @@ class Record:
             raise ConfigurationError(f"Not a {cls.__name__}: {error}.") from error
 
 
-def _require(condition: bool, message: str) -> None:  # noqa: FBT001 (reads as assert)
-    if not condition:
-        raise ConfigurationError(message)
-
-
-def _require_sha256(digest: str | None) -> None:
-    _require(
-        digest is None or _SHA256.fullmatch(digest) is not None,
-        f"Not a SHA-256 in lower-case hexadecimal: {digest!r}.",
-    )
+def _check_part(index: int, size: int, sha256: str | None) -> None:
+    """Check what chunks and receipts have in common; called for every chunk."""
+    if index < 0:
+        raise ConfigurationError(f"A chunk index cannot be negative: {index}.")
+    if size < 0:
+        raise ConfigurationError(f"A chunk size cannot be negative: {size}.")
+    if sha256 is not None and _SHA256.fullmatch(sha256) is None:
+        raise ConfigurationError(
+            f"Not a SHA-256 in lower-case hexadecimal: {sha256!r}."
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +142,9 @@ class ChunkMetadata(Record):
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(self.index >= 0, f"A chunk index cannot be negative: {self.index}.")
-        _require(self.start >= 0, f"A chunk start cannot be negative: {self.start}.")
-        _require(self.size >= 0, f"A chunk size cannot be negative: {self.size}.")
-        _require_sha256(self.sha256)
+        _check_part(self.index, self.size, self.sha256)
+        if self.start < 0:
+            raise ConfigurationError(f"A chunk start cannot be negative: {self.start}.")
 
     @property
     def end(self) -> int:
@@ -171,9 +170,7 @@ class Receipt(Record):
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _require(self.index >= 0, f"A chunk index cannot be negative: {self.index}.")
-        _require(self.size >= 0, f"A chunk size cannot be negative: {self.size}.")
-        _require_sha256(self.sha256)
+        _check_part(self.index, self.size, self.sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -447,10 +444,10 @@ class UploadSession(Record):
 
     def __post_init__(self) -> None:
         """Check what a store could have broken."""
-        _require(
-            self.chunk_size > 0, f"A chunk size must be above 0: {self.chunk_size}."
-        )
-        _require(self.size is None or self.size >= 0, f"Negative size: {self.size}.")
+        if self.chunk_size <= 0:
+            raise ConfigurationError(f"Not a chunk size: {self.chunk_size}.")
+        if self.size is not None and self.size < 0:
+            raise ConfigurationError(f"A size cannot be negative: {self.size}.")
 
     @property
     def chunks_completed(self) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import email.utils
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
@@ -53,10 +53,15 @@ class Reply:
     """An answer, read whole."""
 
     method: str
-    url: str
+    raw_url: str = field(repr=False)
     status: int
     headers: CIMultiDictProxy[str]
     body: bytes
+
+    @property
+    def url(self) -> str:
+        """Where it came from, without secrets."""
+        return redact(self.raw_url)
 
     def json(self) -> Any:
         """
@@ -209,7 +214,6 @@ class Wire:
             if response_timeout is not None
             else aiohttp.helpers.sentinel
         )
-        shown = redact(url)
         try:
             async with self._open().request(
                 method,
@@ -219,16 +223,16 @@ class Wire:
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:
-                content = await _read(response, shown)
+                content = await _read(response, url)
                 return Reply(
                     method=method,
-                    url=shown,
+                    raw_url=url,
                     status=response.status,
                     headers=response.headers,
                     body=content,
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise (sender.failure or _translate(error, method, shown)) from error
+            raise (sender.failure or _translate(error, method, redact(url))) from error
 
     async def aclose(self) -> None:
         """Close the connections; safe to call again."""
@@ -279,7 +283,9 @@ async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:
     async for piece in response.content.iter_any():
         content += piece
         if len(content) > _MAX_REPLY:
-            raise RemoteRejected(f"{url} answered with more than {_MAX_REPLY} bytes.")
+            raise RemoteRejected(
+                f"{redact(url)} answered with more than {_MAX_REPLY} bytes."
+            )
     return bytes(content)
 
 
