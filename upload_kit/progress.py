@@ -17,7 +17,7 @@ from upload_kit.events import EventKind, UploadEvent
 from upload_kit.models import FileUploadTask, Stage, UploadProgress, UploadStatus
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 _WINDOW: Final = 3.0
 _BUCKET: Final = 0.1
@@ -350,31 +350,46 @@ class ProgressTracker:
         """
         with self._lock:
             parts = [event.progress for event in self._last.values()]
-        elapsed = time.monotonic() - self._started
-        sent = sum(part.sent for part in parts)
-        resumed = sum(part.resumed for part in parts)
-        confirmed = sum(part.confirmed for part in parts)
-        total = _sum_known(part.total for part in parts)
-        rate = sum(part.rate for part in parts)
-        average = max(0, sent - resumed) / max(elapsed, 1e-9)
-        remaining = None if total is None else total - confirmed
-        return UploadProgress(
-            transfer_id=name,
-            name=name,
-            stage=_joint_stage(parts),
-            status=_joint_status(parts),
-            total=total,
-            sent=sent,
-            confirmed=confirmed,
-            chunks_total=_sum_known(part.chunks_total for part in parts),
-            chunks_confirmed=sum(part.chunks_confirmed for part in parts),
-            resumed=resumed,
-            rate=rate,
-            average_rate=average,
-            elapsed=elapsed,
-            eta=estimate_time_left(remaining, rate, average),
-            retries=sum(part.retries for part in parts),
-        )
+        return sum_progress(parts, name=name, elapsed=time.monotonic() - self._started)
+
+
+def sum_progress(
+    parts: Sequence[UploadProgress], *, name: str, elapsed: float
+) -> UploadProgress:
+    """
+    Return many uploads as if they were one.
+
+    Args:
+        parts: Their states.
+
+        name: What to call the sum, in place of a transfer's ID too.
+
+        elapsed: Seconds since the first of them began.
+    """
+    sent = sum(part.sent for part in parts)
+    resumed = sum(part.resumed for part in parts)
+    confirmed = sum(part.confirmed for part in parts)
+    total = _sum_known(part.total for part in parts)
+    rate = sum(part.rate for part in parts)
+    average = max(0, sent - resumed) / max(elapsed, 1e-9)
+    remaining = None if total is None else total - confirmed
+    return UploadProgress(
+        transfer_id=name,
+        name=name,
+        stage=_joint_stage(parts),
+        status=_joint_status(parts),
+        total=total,
+        sent=sent,
+        confirmed=confirmed,
+        chunks_total=_sum_known(part.chunks_total for part in parts),
+        chunks_confirmed=sum(part.chunks_confirmed for part in parts),
+        resumed=resumed,
+        rate=rate,
+        average_rate=average,
+        elapsed=elapsed,
+        eta=estimate_time_left(remaining, rate, average),
+        retries=sum(part.retries for part in parts),
+    )
 
 
 def _sum_known(values: Iterable[int | None]) -> int | None:
@@ -387,7 +402,7 @@ def _sum_known(values: Iterable[int | None]) -> int | None:
     return total
 
 
-def _joint_status(parts: list[UploadProgress]) -> UploadStatus:
+def _joint_status(parts: Sequence[UploadProgress]) -> UploadStatus:
     """Return the status of many: what still happens first, then the worst ending."""
     for status in (
         UploadStatus.UPLOADING,
@@ -401,7 +416,7 @@ def _joint_status(parts: list[UploadProgress]) -> UploadStatus:
     return UploadStatus.COMPLETE if parts else UploadStatus.PENDING
 
 
-def _joint_stage(parts: list[UploadProgress]) -> Stage:
+def _joint_stage(parts: Sequence[UploadProgress]) -> Stage:
     """Return the earliest stage that one of many is in."""
     order = list(Stage)
     return min((part.stage for part in parts), key=order.index, default=order[0])
