@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
 from upload_kit.config import DEFAULT_CHUNK_SIZE
+from upload_kit.errors import ConfigurationError
 from upload_kit.models import Layer, Record
-from upload_kit.units import GIB, KIB, MB
+from upload_kit.units import (
+    GIB,
+    KIB,
+    MB,
+    format_rate,
+    parse_duration,
+    parse_rate,
+)
 
 
 class Storing(StrEnum):
@@ -36,6 +45,57 @@ class LinkSpec(Record):
 
     latency: float = 0.0
     """Seconds one way; a round trip takes twice as long."""
+
+    def __str__(self) -> str:
+        """Write it as `parse_link` reads it."""
+        parts = []
+        if self.rate_per_connection is not None:
+            parts.append(f"{format_rate(self.rate_per_connection)} per connection")
+        if self.total_rate is not None:
+            parts.append(f"{format_rate(self.total_rate)} in all")
+        if self.latency:
+            parts.append(f"{2000 * self.latency:g} ms round trip")
+        return ", ".join(parts) or "loopback"
+
+
+_LINK_PART: Final = re.compile(
+    r"(?P<amount>\S+(?: ?[kMGT]?i?B/s| ?m?s)?)\s+"
+    r"(?P<what>per connection|in all|total|latency|round trip)",
+    re.IGNORECASE,
+)
+
+
+def parse_link(text: str | LinkSpec | None) -> LinkSpec | None:
+    """
+    Read a link such as `4MB/s per connection, 100MB/s in all, 50ms round trip`.
+
+    Args:
+        text: Parts separated by commas; `latency` is one way. None or `loopback` is a
+            link without limits.
+
+    Raises:
+        ConfigurationError: A part of it says nothing.
+    """
+    if text is None or isinstance(text, LinkSpec):
+        return text
+    if text.strip().lower() == "loopback":
+        return None
+    rate, total, latency = None, None, 0.0
+    for part in text.split(","):
+        match = _LINK_PART.fullmatch(part.strip())
+        if match is None:
+            raise ConfigurationError(
+                f"Not a link: {part.strip()!r}.",
+                hint="Write it like '4MB/s per connection, 50ms round trip'.",
+            )
+        amount, what = match["amount"], match["what"].lower()
+        if what == "per connection":
+            rate = parse_rate(amount)
+        elif what in {"in all", "total"}:
+            total = parse_rate(amount)
+        else:
+            latency = parse_duration(amount) / (2 if what == "round trip" else 1)
+    return LinkSpec(rate_per_connection=rate, total_rate=total, latency=latency)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,68 +143,86 @@ class Case(Record):
     """What the row is held against, in words."""
 
 
-def link_cases(
+SLOW_LINK: Final = LinkSpec(rate_per_connection=4 * MB)
+"""What one connection makes on many a shared line."""
+
+
+def layer_cases(
     *,
     size: int = 100 * MB,
     chunk_size: int = 5 * MB,
-    link: LinkSpec | None = None,
+    link: LinkSpec | None = SLOW_LINK,
     parallel: tuple[int, ...] = (3, 5),
-    limit: float = 10 * MB,
+    limit: float | None = 10 * MB,
+    layers: tuple[Layer, ...] = tuple(Layer),
 ) -> list[Case]:
     """
-    Return the five rows of the layers over a slow link.
+    Return the rows that compare the layers.
 
     Args:
         size: Bytes of the file.
 
         chunk_size: Bytes a chunk.
 
-        link: Its rate for one connection is what the layers are held against.
+        link: What lies between client and server; None for loopback.
 
-        parallel: Numbers of lanes.
+        parallel: Numbers of lanes; the polish layer takes the last one.
 
-        limit: Bandwidth limit of the last row, bytes a second.
+        limit: Bandwidth limit of one more row of the polish layer, bytes a second;
+            None for no such row.
+
+        layers: Which layers.
     """
-    link = link or LinkSpec(rate_per_connection=4 * MB)
-
-    def ideal(lanes: int) -> float | None:
-        return ideal_rate(link, size, chunk_size, lanes)
-
-    def case(name: str, layer: Layer, lanes: int, target: str) -> Case:
-        return Case(
-            name=name,
-            layer=layer,
-            size=size,
-            chunk_size=chunk_size,
+    one = Case(
+        name="foundation",
+        layer=Layer.FOUNDATION,
+        size=size,
+        chunk_size=chunk_size,
+        link=link,
+        ideal=ideal_rate(link, size, chunk_size, 1),
+        target="0.97 of the link",
+    )
+    features = [
+        replace(
+            one,
+            name=f"feature x{lanes}",
+            layer=Layer.FEATURE,
             parallel=lanes,
-            link=link,
-            ideal=ideal(lanes),
-            target=target,
+            ideal=ideal_rate(link, size, chunk_size, lanes),
+            target="0.96 of the ideal",
         )
-
-    most = parallel[-1]
-    limited = case("polish, limited", Layer.POLISH, most, "0.97 to 1.01 of the limit")
-    reachable = min(limit, limited.ideal or limit)
-    return [
-        case("foundation", Layer.FOUNDATION, 1, "0.97 of the link"),
-        *(
-            case(f"feature x{lanes}", Layer.FEATURE, lanes, "0.96 of the ideal")
-            for lanes in parallel
-        ),
-        case(f"polish x{most}", Layer.POLISH, most, f"0.97 of feature x{most}"),
-        Case.from_dict({**limited.to_dict(), "limit": limit, "ideal": reachable}),
+        for lanes in parallel
     ]
+    polish = replace(
+        features[-1],
+        name=f"polish x{parallel[-1]}",
+        layer=Layer.POLISH,
+        target=f"0.97 of feature x{parallel[-1]}",
+    )
+    cases = [one, *features, polish]
+    if limit is not None:
+        limited = replace(
+            polish,
+            name=f"polish x{parallel[-1]}, {format_rate(limit)}",
+            limit=limit,
+            ideal=limit if polish.ideal is None else min(limit, polish.ideal),
+            target="0.97 to 1.01 of the limit",
+        )
+        cases.append(limited)
+    return [case for case in cases if case.layer in layers]
 
 
-def ideal_rate(link: LinkSpec, size: int, chunk_size: int, lanes: int) -> float | None:
+def ideal_rate(
+    link: LinkSpec | None, size: int, chunk_size: int, lanes: int
+) -> float | None:
     """
     Return the bytes a second that whole chunks over so many lanes can reach.
 
     Twenty chunks over three lanes take seven rounds, so three lanes make 20/7 = 2.86
     times what one makes, not three times.
     """
-    if link.rate_per_connection is None:
-        return link.total_rate
+    if link is None or link.rate_per_connection is None:
+        return None if link is None else link.total_rate
     chunks = -(-size // chunk_size)
     rounds = -(-chunks // lanes)
     rate = link.rate_per_connection * chunks / rounds

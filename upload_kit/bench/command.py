@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from upload_kit.bench.cases import LOOPBACK, MEMORY, SMALL, link_cases
+from upload_kit.bench.cases import LOOPBACK, MEMORY, SMALL, layer_cases
 from upload_kit.bench.report import BenchmarkReport
 from upload_kit.bench.run import Bench
 from upload_kit.units import format_rate, format_size
@@ -21,7 +21,7 @@ SUITES: Final = ("link", "loopback", "small", "memory")
 
 def _cases(suite: str) -> list[Case]:
     return {
-        "link": link_cases(),
+        "link": layer_cases(),
         "loopback": list(LOOPBACK),
         "small": list(SMALL),
         "memory": list(MEMORY),
@@ -36,12 +36,18 @@ def _cases(suite: str) -> list[Case]:
     type=click.Path(file_okay=False, exists=True, path_type=Path),
     help="Where files and stores go.  [default: a temporary folder]",
 )
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write a page with tables and plots to this file.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a run.")
 def bench(
     suites: tuple[str, ...],
     repeat: int,
     folder: Path | None,
     *,
+    report: Path | None,
     as_json: bool,
 ) -> None:
     """
@@ -51,6 +57,7 @@ def bench(
     `small` (many files) and `memory`; all of them by default. Client and server share
     this machine's cores.
     """
+    everything = []
     for suite in suites or SUITES:
         done = []
         with Bench(repeat=repeat, folder=folder) as runner:
@@ -62,6 +69,10 @@ def bench(
                 )
         if not as_json:
             click.echo(f"\n{suite}\n{BenchmarkReport(done).to_text()}\n")
+        everything += done
+    if report is not None:
+        BenchmarkReport(everything).to_html(report)
+        click.echo(f"Written to {report}.", err=True)
 
 
 def _line(measurement: Measurement) -> str:
