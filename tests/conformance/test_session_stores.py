@@ -691,6 +691,10 @@ class TestJsonFileStore(DurableStoreSuite):
         head = Path(place) / f"{session_id}.json"
         head.write_bytes(head.read_bytes()[:40])
 
+    def lose_head(self, place: str) -> None:
+        """Leave receipts alone, as a kill in the middle of a delete does."""
+        (Path(place) / f"{FIRST}.json").unlink()
+
     async def test_torn_line_is_ignored_and_repaired(
         self, store: SessionStore, place: str
     ) -> None:
@@ -722,7 +726,7 @@ class TestJsonFileStore(DurableStoreSuite):
 
             async def main(place, session_id):
                 store = open_store(place)
-                resource.setrlimit(resource.RLIMIT_FSIZE, (1010, -1))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1000, -1))
                 index = 0
                 try:
                     while True:
@@ -848,6 +852,18 @@ class TestJsonFileStore(DurableStoreSuite):
             file.write_bytes(b"x")
         await all_of(store)
         assert (orphan.exists(), other.exists()) == (False, True)
+
+    async def test_receipts_without_a_session_are_nobodys(
+        self, store: SessionStore, place: str
+    ) -> None:
+        """A session that is made where such a file lies starts empty."""
+        await store.put(session_of(), expected=None)
+        await store.record(FIRST, receipt_of(0), fence=0)
+        self.lose_head(place)
+        await store.put(session_of(), expected=None)
+        found = await store.get(FIRST)
+        assert found is not None
+        assert found.receipts == ()
 
     async def test_link_in_place_of_a_file_is_not_followed(
         self, store: SessionStore, place: str, tmp_path: Path

@@ -150,6 +150,13 @@ async def make(manager: SessionManager, **changes: object) -> UploadSession:
     return await manager.create(SPEC, chunk_size=5, total_chunks=2, **wanted)  # type: ignore[arg-type] # Tests pass what `create` takes.
 
 
+def dead_process() -> int:
+    """Return the number of a process that ended."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    assert ended.wait(20) == 0
+    return ended.pid
+
+
 def receipt_of(index: int) -> Receipt:
     return Receipt(index=index, size=5)
 
@@ -373,11 +380,13 @@ class TestLease:
     ) -> None:
         """Whether a process on another machine lives cannot be known; its term can."""
         session = await make(manager)
+        pid = await asyncio.to_thread(dead_process)
         theirs = replace(
-            session, lease_owner="far/1:1:abc", lease_until=clock.now + 30, fence=1
+            session, lease_owner=f"far/1:{pid}:abc", lease_until=clock.now + 30, fence=1
         )
         await store.put(theirs, expected=session.version)
-        with pytest.raises(SessionConflict, match=r"process 1 on far until .*30 s"):
+        told = rf"process {pid} on far until .*30 s"
+        with pytest.raises(SessionConflict, match=told):
             async with manager.lease(session.session_id):
                 pytest.fail("held twice")
         clock.now += 30
