@@ -7,6 +7,7 @@ start at 0, ranges are `[start, end)`. Digests are lower-case hexadecimal SHA-25
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -82,8 +83,15 @@ class Record:
         return plain
 
     def to_json(self) -> str:
-        """Return one line of JSON."""
-        return msgspec.json.encode(self).decode()
+        """
+        Return one line of JSON.
+
+        A file name that is no UTF-8 (lone surrogates in Python) is kept, as escapes.
+        """
+        try:
+            return msgspec.json.encode(self).decode()
+        except UnicodeEncodeError:
+            return json.dumps(msgspec.to_builtins(self), separators=(",", ":"))
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> Self:
@@ -108,7 +116,19 @@ class Record:
         """
         try:
             return msgspec.json.decode(text, type=cls)
-        except msgspec.DecodeError as error:
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(f"Not a {cls.__name__}: {error}.") from error
+        except msgspec.DecodeError:
+            # It may only be that msgspec refuses lone surrogates.
+            return cls.from_dict(cls._parse(text))
+        except (RecursionError, UnicodeError) as error:
+            raise ConfigurationError(f"Not a {cls.__name__}: {error}.") from error
+
+    @classmethod
+    def _parse(cls, text: str | bytes) -> Any:
+        try:
+            return json.loads(text)
+        except (RecursionError, ValueError) as error:
             raise ConfigurationError(f"Not a {cls.__name__}: {error}.") from error
 
 
