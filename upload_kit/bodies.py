@@ -93,8 +93,15 @@ class Flow(Protocol):
         """
         ...
 
-    def restart(self, source: int) -> None:
-        """Take back what was counted for this chunk, and count so many as skipped."""
+    def restart(self, wire: int, source: int) -> None:
+        """
+        Take back what was counted for this chunk, and count so many as skipped.
+
+        Args:
+            wire: Bytes on the wire that are left out.
+
+            source: Bytes of the source that they stand for.
+        """
         ...
 
 
@@ -141,7 +148,7 @@ class BufferedBody:
     async def stream(self, skip: int = 0) -> AsyncIterator[memoryview]:
         """Yield slices of the buffer; see `ChunkBody.stream`."""
         position = skip
-        self._flow.restart(self._source_bytes(position))
+        self._flow.restart(skip, self._source_bytes(skip))
         while position < len(self._wire):
             piece = self._wire[position : position + self._flow.piece_size]
             await self._flow.admit(len(piece))
@@ -159,7 +166,7 @@ class BufferedBody:
 
     async def read(self) -> memoryview:
         """Return the buffer; see `ChunkBody.read`."""
-        self._flow.restart(0)
+        self._flow.restart(0, 0)
         await self._flow.admit(len(self._wire))
         self._flow.handed(len(self._wire), self._chunk.size)
         return self._wire
@@ -194,7 +201,7 @@ class StreamedBody:
 
     async def stream(self, skip: int = 0) -> AsyncIterator[memoryview]:
         """Yield pieces as they are read; see `ChunkBody.stream`."""
-        self._flow.restart(skip)
+        self._flow.restart(skip, skip)
         digest = hashlib.sha256()
         digests = (digest,) if skip == 0 else ()
         position = skip
@@ -240,6 +247,7 @@ class StreamedBody:
                 == 0
             ):
                 raise SourceChanged(f"{self._source.name} ended too early.")
+            self._flow.alive()
             position += len(part)
         if algorithm == "sha256":
             self._learn(digest.hexdigest())

@@ -327,6 +327,8 @@ class Engine:
             try:
                 stored = await self._complete(remote)
             except OffsetConflict:
+                if not self._source.rereadable:
+                    raise
                 # It misses chunks it had acknowledged: send those, and ask once more.
                 await self._send_missing(remote, capabilities)
                 stored = await self._complete(remote)
@@ -354,6 +356,8 @@ class Engine:
                     group.create_task(lane.run(reader, remote, group))
         except BaseExceptionGroup as errors:
             raise _first_error(errors) from errors
+        finally:
+            reader.close()
         self.state.total = reader.size
         self.state.chunks_total = len(self._receipts)
         self._sha256 = reader.whole_sha256
@@ -401,13 +405,18 @@ class Engine:
             options=ReadingOptions(
                 streamed=streamed,
                 digest_first=digest_first,
-                whole_digest=policy.whole_digest and not alone,
+                whole_digest=self._wants_whole_digest(capabilities) and not alone,
             ),
             held=held,
             on_held=self._already_held,
             compressor=self._compressor,
             wire_rate=lambda: self.state.wire_rate,
         )
+
+    def _wants_whole_digest(self, capabilities: Capabilities) -> bool:
+        """Whether somebody asked for it, or nothing else could be compared."""
+        comparable = capabilities.whole_checksums and not capabilities.checksums
+        return self._policy.whole_digest or bool(comparable)
 
     def _already_held(self, chunk: ChunkMetadata, receipt: Receipt) -> None:
         """Count a chunk that was there before."""

@@ -90,13 +90,14 @@ class LaneFlow:
         self._context = context
         self._rate: float | None = None
         self._counted = 0
+        self._wire_size = 0
         self._wire_left = 0
         self._deadline: asyncio.Timeout | None = None
         self._last_byte_at = 0.0
 
     def begin(self, body: ChunkBody, deadline: asyncio.Timeout) -> None:
         """Make ready for a try of a chunk."""
-        self._wire_left = body.size
+        self._wire_size = self._wire_left = body.size
         self._deadline = deadline
         self._last_byte_at = time.monotonic()
         self._allow(self._context.policy.stall_timeout)
@@ -155,10 +156,18 @@ class LaneFlow:
             self._last_byte_at = time.monotonic()
             self._allow(policy.response_timeout)
 
-    def restart(self, source: int) -> None:
+    def restart(self, wire: int, source: int) -> None:
         """Take back what was counted for this chunk; count so many as skipped."""
+        self._wire_left = self._wire_size - wire
+        self._count_anew(source)
+
+    def _count_anew(self, source: int) -> None:
         self._context.state.taken_back(self._counted - source)
         self._counted = source
+
+    def alive(self) -> None:
+        """Give the next step its time: the source is read, nothing stalls."""
+        self._allow(self._context.policy.stall_timeout)
 
     def settle(self, size: int, seconds: float) -> bool:
         """
@@ -172,13 +181,13 @@ class LaneFlow:
         self._context.answers.append(now - self._last_byte_at)
         self._rate = size / seconds if seconds > 0 else None
         # An adapter may have skipped bytes that the remote had.
-        self.restart(size)
+        self._count_anew(size)
         self._counted = 0
         return self._wire_left <= 0
 
     def fail(self) -> None:
         """Note that a try failed: its bytes count no more."""
-        self.restart(0)
+        self._count_anew(0)
         self._rate = 0.0
 
 

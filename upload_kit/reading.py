@@ -120,11 +120,20 @@ class ChunkReader:
             SourceChanged: It is not what it was, or not as long as was said.
         """
         async with self._turn:
-            ahead, self._ahead = self._ahead, None
-            prepared = await (ahead or self._prepare())
+            prepared = await (self._ahead or self._prepare())
+            self._ahead = None
             if prepared is not None and not self._ended:
                 self._ahead = group.create_task(self._prepare())
             return prepared
+
+    def close(self) -> None:
+        """Give back the buffer of a chunk that was read ahead and is not wanted."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or ahead.cancelled() or ahead.exception() is not None:
+            return
+        prepared = ahead.result()
+        if prepared is not None and prepared.buffer is not None:
+            self._pool.release(prepared.buffer, reuse=True)
 
     async def _prepare(self) -> PreparedChunk | None:
         """Read on until a chunk comes that the remote does not hold."""
