@@ -104,6 +104,10 @@ class Flow(Protocol):
         """
         ...
 
+    def alive(self) -> None:
+        """Say that the source is being read, though nothing goes over the wire."""
+        ...
+
 
 class BufferedBody:
     """
