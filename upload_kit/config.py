@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -15,6 +16,11 @@ DEFAULT_PARALLEL: Final = 3
 DEFAULT_MEMORY_BUDGET: Final = 64 * MIB
 DEFAULT_SESSION_TTL: Final = 48 * 3600.0
 DEFAULT_CLEANUP_INTERVAL: Final = 3600.0
+
+_TOKEN: Final = re.compile(r"[!-~]+")
+# Source: RFC 9110, section 5.1, field names are tokens.
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_CONTROL: Final = re.compile(r"[\0\r\n]")
 
 
 class Secret:
@@ -81,8 +87,9 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         """Check the ranges."""
         _positive(attempts=self.attempts, max_elapsed=self.max_elapsed)
-        if self.base_delay < 0 or self.max_delay < 0:
-            raise ConfigurationError("A retry delay cannot be negative.")
+        for seconds in (self.base_delay, self.max_delay, self.max_retry_after):
+            if not seconds >= 0:
+                raise ConfigurationError(f"A retry delay cannot be {seconds}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,3 +173,11 @@ class ConnectionOptions:
             connect_timeout=self.connect_timeout,
             response_timeout=self.response_timeout,
         )
+        if self.token is not None and not _TOKEN.fullmatch(self.token.reveal()):
+            raise ConfigurationError(
+                "A token has visible ASCII characters only, and at least one.",
+                hint="Does it end with the line break of the file it was read from?",
+            )
+        for name, value in self.headers:
+            if not _HEADER_NAME.fullmatch(name) or _CONTROL.search(value.reveal()):
+                raise ConfigurationError(f"Not a request header: {name!r}.")

@@ -157,8 +157,9 @@ def _fit(size: int | None, wanted: int, limits: Capabilities, where: str) -> int
         and needed > limits.max_chunks
     ):
         raise ConfigurationError(
-            f"{format_size(size or 0)} does not fit {where or 'the destination'}: at "
-            f"most {limits.max_chunks} chunks of {format_size(limits.max_chunk)}.",
+            f"{'The file' if size is None else format_size(size)} does not fit"
+            f" {where or 'the destination'}: {limits.max_chunks or 'its'} chunks of at"
+            f" most {format_size(limits.max_chunk)}.",
             hint="Split the file, or choose another destination.",
         )
     return fitted
