@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
@@ -13,10 +13,12 @@ from upload_kit.errors import ConfigurationError
 _SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]*", re.ASCII)
 # Query parameters whose values give access: signatures, keys, tokens.
 _SECRET_PARAMETER: Final = re.compile(
-    r"(?:^|[-_.])(?:sig|signature|key|token|secret|password|credential|auth|upload_id)"
-    r"(?:$|[-_.])|^x-amz-|^x-goog-|apikey",
+    r"(?:^|[-_.])(?:sig|signature|key|token|secret|pass(?:word|wd)?|pwd|credentials?"
+    r"|auth|upload_id)(?:$|[-_.])|^x-amz-|^x-goog-|apikey",
     re.ASCII | re.IGNORECASE,
 )
+_PARAMETER: Final = re.compile(r"([^&;=]+)=([^&;]+)")
+_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +37,10 @@ class Location:
     path: str
     """Decoded path, with its leading slash if it has one."""
 
-    parameters: tuple[tuple[str, str], ...]
+    parameters: tuple[tuple[str, str], ...] = field(repr=False)
     """Query parameters, decoded."""
 
-    username: str | None
+    username: str | None = field(repr=False)
     """User name in the URL."""
 
     password: Secret | None
@@ -98,15 +100,16 @@ def redact(url: str) -> str:
     netloc = parts.netloc
     if "@" in netloc:
         netloc = "***@" + netloc.rpartition("@")[2]
-    query = "&".join(_redact_parameter(pair) for pair in parts.query.split("&"))
+    query = _PARAMETER.sub(_redact_parameter, parts.query)
     return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
 
 
-def _redact_parameter(pair: str) -> str:
-    name, separator, _ = pair.partition("=")
-    if separator and _SECRET_PARAMETER.search(unquote(name)):
+def _redact_parameter(parameter: re.Match[str]) -> str:
+    """Hide the value if the name, in whatever style it is written, says secret."""
+    name = parameter[1]
+    if _SECRET_PARAMETER.search(_HUMP.sub("_", unquote(name))):
         return f"{name}=***"
-    return pair
+    return parameter[0]
 
 
 def safe_relative_name(name: str) -> str:

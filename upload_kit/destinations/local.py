@@ -51,6 +51,10 @@ class LocalDestination:
                 " machine.",
                 hint="Write three slashes: file:///folder.",
             )
+        if not location.path.startswith("/"):
+            raise ConfigurationError(
+                f"{location} names no folder.", hint="Write it like file:///folder."
+            )
         self._folder = Path(location.path)
 
     async def negotiate(self, spec: UploadSpec) -> Capabilities:
