@@ -349,8 +349,8 @@ class SessionStoreSuite:
         self, store: SessionStore
     ) -> None:
         """A misspelt filter is an error, not an empty list."""
-        with pytest.raises(ConfigurationError, match="desination"):
-            await all_of(store, desination="memory://here")
+        with pytest.raises(ConfigurationError, match="colour"):
+            await all_of(store, colour="memory://here")
 
     async def test_scan_passes_over_what_is_deleted_meanwhile(
         self, store: SessionStore
@@ -908,13 +908,20 @@ class TestSqliteStore(DurableStoreSuite):
     def new_place(self, folder: Path, numbers: Iterator[int]) -> Iterator[str]:
         return (f"sqlite:///{folder / str(number)}.sqlite" for number in numbers)
 
-    def damage(self, place: str, session_id: str) -> None:
+    def execute(self, place: str, statement: str) -> list[tuple[object, ...]]:
+        """Do what a stranger with the same file could."""
         connection = sqlite3.connect(place, isolation_level=None)
-        connection.execute(
-            "UPDATE sessions SET head = substr(head, 1, 40) WHERE session_id = ?",
-            (session_id,),
+        try:
+            return connection.execute(statement).fetchall()
+        finally:
+            connection.close()
+
+    def damage(self, place: str, session_id: str) -> None:
+        self.execute(
+            place,
+            "UPDATE sessions SET head = substr(head, 1, 40) "
+            f"WHERE session_id = '{session_id}'",
         )
-        connection.close()
 
     def wreck(self, place: str) -> None:
         """Put something that is no database in place of the file."""
@@ -974,11 +981,43 @@ class TestSqliteStore(DurableStoreSuite):
         """An older program does not touch what a newer one wrote."""
         await store.put(session_of(), expected=None)
         await store.aclose()
-        connection = sqlite3.connect(place, isolation_level=None)
-        connection.execute("PRAGMA user_version = 99")
-        connection.close()
+        self.execute(place, "PRAGMA user_version = 99")
         again = open_store(place)
         with pytest.raises(SessionError, match="newer"):
             await again.get(FIRST)
         await again.aclose()
         assert not (Path(place).parent / "corrupt").exists()
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            pytest.param(
+                """UPDATE sessions SET head = replace(head, ':5,', ':0,')""",
+                id="impossible-chunk-size",
+            ),
+            pytest.param("UPDATE sessions SET head = x'ff'", id="head-no-text"),
+            pytest.param("UPDATE receipts SET receipt = '{'", id="receipt"),
+        ],
+    )
+    async def test_broken_row_is_set_aside(
+        self, store: SessionStore, place: str, statement: str
+    ) -> None:
+        """Whatever is wrong with a row, a scan tells of it, and it is not lost."""
+        await store.put(session_of(), expected=None)
+        await store.record(FIRST, receipt_of(0), fence=0)
+        self.execute(place, statement)
+        told: list[SessionError] = []
+        assert [s async for s in store.scan(on_corrupt=told.append)] == []
+        assert [error.session_id for error in told] == [FIRST]
+        assert self.execute(place, "SELECT session_id FROM corrupt") == [(FIRST,)]
+        assert await store.get(FIRST) is None
+
+    async def test_foreign_database_is_left_alone(
+        self, store: SessionStore, place: str
+    ) -> None:
+        """A file that is a database, but not ours, is an error and stays in place."""
+        await store.put(session_of(), expected=None)
+        self.execute(place, "DROP TABLE receipts")
+        with pytest.raises(SessionError, match="no such table"):
+            await store.get(FIRST)
+        assert self.execute(place, "SELECT count(*) FROM sessions") == [(1,)]

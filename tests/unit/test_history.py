@@ -158,8 +158,8 @@ class TestRows:
 
     async def test_name_that_is_no_text(self, history: History) -> None:
         """Bytes of a file name that are no UTF-8 are shown, and hold up nobody."""
-        history.add(row_of(1, name="caf\udce9.bin"))
-        assert [row.name for row in await history.rows()] == [r"caf\udce9.bin"]
+        history.add(row_of(1, name="x\udce9.bin"))
+        assert [row.name for row in await history.rows()] == [r"x\udce9.bin"]
 
     async def test_empty_history(self, history: History) -> None:
         """No file yet is no error."""
