@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from upload_kit.server.app import RunningServer, create_app, running_server
 from upload_kit.server.config import Durability, ServerConfig
+from upload_kit.server.process import serve
 
 __all__ = [
     "Durability",
@@ -11,4 +12,5 @@ __all__ = [
     "ServerConfig",
     "create_app",
     "running_server",
+    "serve",
 ]

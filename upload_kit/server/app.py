@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -13,72 +13,118 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from upload_kit.errors import ConfigurationError
+from upload_kit.server.activity import Activities
 from upload_kit.server.auth import Tokens
 from upload_kit.server.body import Bodies
-from upload_kit.server.core import UploadCore
+from upload_kit.server.core import Parts, UploadCore
 from upload_kit.server.digests import WholeDigests
+from upload_kit.server.discard import DiscardStorage
+from upload_kit.server.file_locks import HAS_FILE_LOCKS, FileLocker
+from upload_kit.server.files import FileCore
 from upload_kit.server.folder import FolderStorage
-from upload_kit.server.guard import Guard, public
+from upload_kit.server.guard import Guard
+from upload_kit.server.housekeeping import Housekeeper, recount
+from upload_kit.server.ledger import Ledger
 from upload_kit.server.locks import LocalLocker
 from upload_kit.server.native import NativeRoutes
+from upload_kit.server.native_files import NativeFileRoutes
 from upload_kit.server.opened import OpenUploads
-from upload_kit.server.replies import json_response
+from upload_kit.server.public import PublicRoutes
+from upload_kit.server.rates import RateLimits
+from upload_kit.server.watching import Watcher
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator
 
     from upload_kit.server.config import ServerConfig
+    from upload_kit.server.locks import Locker
     from upload_kit.server.storage import Storage
 
 log: Final = logging.getLogger("upload_kit.server")
 
+TOKENS: Final = web.AppKey("TOKENS", Tokens)
+"""Where the application holds its tokens, to have them read again."""
+
 # Threads for files and hashes; some of them wait for the disk rather than compute.
 _THREADS: Final = 8
 
+# Seconds that an answer gets to be read by a client that still sends its body.
+_LINGER: Final = 2.0
 
-def create_app(config: ServerConfig) -> web.Application:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerRole:
+    """What one process is among several on the same port."""
+
+    cleans: bool = True
+    """Whether it cleans up and counts."""
+
+    rates_fd: int | None = None
+    """File of the clocks that all of them share; None if there is one process."""
+
+
+def create_app(
+    config: ServerConfig,
+    role: WorkerRole = WorkerRole(),
+) -> web.Application:
     """
     Build the application; `make_runner` is how it has to be run.
+
+    It opens the folder and counts what is in it, and so may block for a while.
+
+    Args:
+        config: Its settings.
+
+        role: What it is among several processes.
 
     Raises:
         ConfigurationError: The folder or the tokens cannot be used.
     """
-    storage = _open_storage(config)
-    pool = ThreadPoolExecutor(_THREADS, "upload_kit-server")
-    background = ThreadPoolExecutor(1, "upload_kit-digests")
     tokens = Tokens(config.tokens, config.token_file)
-    uploads = OpenUploads(storage, pool)
-    digests = WholeDigests(uploads, pool, background, follow=config.workers == 1)
-    core = UploadCore(
-        config,
-        storage=storage,
-        locker=LocalLocker(config.busy_timeout),
-        uploads=uploads,
-        digests=digests,
-        pool=pool,
+    rates = RateLimits(
+        bytes_per_second=config.rate_limit,
+        requests_per_second=config.request_limit,
+        fd=role.rates_fd,
     )
-    guard = Guard(config, tokens)
-    native = NativeRoutes(config, core, Bodies(config))
+    background = ThreadPoolExecutor(1, "upload_kit-background")
+    parts = _make_parts(config, background)
+    if role.cleans:
+        recount(parts.storage, parts.ledger)
+    guard, bodies = Guard(config, tokens, rates), Bodies(config, rates)
+    core, housekeeper = UploadCore(parts), Housekeeper(parts, background)
+    native = NativeRoutes(
+        config,
+        core=core,
+        bodies=bodies,
+        watcher=Watcher(parts, core),
+        housekeeper=housekeeper,
+    )
+    files = NativeFileRoutes(config, FileCore(parts), bodies)
+    public = PublicRoutes(config, guard, parts.storage, parts.pool)
+
     app = web.Application(middlewares=[guard.middleware])
-    for route in (*native.routes(), *_open_routes(native)):
+    app[TOKENS] = tokens
+    for route in (*native.routes(), *files.routes(), *public.routes()):
+        path = config.prefix + route.path
         app.router.add_route(
-            route.method,
-            config.prefix + route.path,
-            route.handler,
-            expect_handler=_later,
+            route.method, path, route.handler, expect_handler=_leave_to_body
         )
 
     async def resources(_app: web.Application) -> AsyncIterator[None]:
+        cleaning = (
+            asyncio.create_task(housekeeper.keep_clean()) if role.cleans else None
+        )
         yield
-        await digests.aclose()
-        uploads.close()
-        storage.close()
-        pool.shutdown(wait=False)
-        background.shutdown(wait=False)
+        if cleaning is not None:
+            cleaning.cancel()
+            with suppress(asyncio.CancelledError):
+                await cleaning
+        await _close(parts, rates, background)
 
     async def drain(_app: web.Application) -> None:
         guard.drain()
+        parts.activities.close()
 
     app.cleanup_ctx.append(resources)
     app.on_shutdown.append(drain)
@@ -96,7 +142,7 @@ def make_runner(app: web.Application, config: ServerConfig) -> web.AppRunner:
         auto_decompress=False,
         access_log=None,
         keepalive_timeout=config.header_timeout,
-        lingering_time=2.0,
+        lingering_time=_LINGER,
         shutdown_timeout=config.grace,
     )
 
@@ -111,54 +157,78 @@ class RunningServer:
     port: int
     """TCP port."""
 
+    app: web.Application
+    """The application."""
+
 
 @asynccontextmanager
 async def running_server(
-    config: ServerConfig, *, listener: socket.socket | None = None
+    config: ServerConfig,
+    *,
+    listener: socket.socket | None = None,
+    role: WorkerRole = WorkerRole(),
 ) -> AsyncIterator[RunningServer]:
     """
     Run a server in the current event loop until the context ends.
 
     Args:
-        config: Its settings; `workers` has to be 1.
+        config: Its settings; several workers are for `serve` alone.
 
         listener: A bound socket to listen on, instead of `host` and `port`.
+
+        role: What it is among several processes.
 
     Raises:
         ConfigurationError: The folder, the tokens or the address cannot be used.
     """
     if config.workers != 1 and listener is None:
         raise ConfigurationError("A server in this process has one worker.")
-    app = await asyncio.to_thread(create_app, config)
+    app = await asyncio.to_thread(create_app, config, role)
     runner = make_runner(app, config)
-    await runner.setup()
     try:
-        site: web.BaseSite = (
-            web.TCPSite(runner, config.host, config.port)
-            if listener is None
-            else web.SockSite(runner, listener)
-        )
-        try:
-            await site.start()
-        except OSError as error:
-            raise ConfigurationError(
-                f"Cannot listen on {config.host}:{config.port}: {error.strerror}."
-            ) from error
-        port = runner.addresses[0][1]
-        yield RunningServer(url=base_url(config, port), port=port)
+        await runner.setup()
+        port = await _listen(runner, config, listener)
+        yield RunningServer(url=base_url(config, port), port=port, app=app)
     finally:
         await runner.cleanup()
 
 
 def base_url(config: ServerConfig, port: int) -> str:
     """Return the URL that a client on this machine can use."""
-    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(  # noqa: S104 (compared, not bound)
-        config.host, config.host
-    )
+    every = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 (looked up, not bound)
+    host = every.get(config.host, config.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}{config.prefix}/"
 
 
-def _open_storage(config: ServerConfig) -> Storage:
+def _make_parts(config: ServerConfig, background: ThreadPoolExecutor) -> Parts:
+    pool = ThreadPoolExecutor(_THREADS, "upload_kit-server")
+    storage: Storage
+    locker: Locker = LocalLocker(config.busy_timeout)
+    ledger_path = None
+    if config.discards:
+        storage = DiscardStorage()
+    else:
+        storage = folder = _open_folder(config)
+        ledger_path = folder.ledger_path
+        if HAS_FILE_LOCKS:
+            locker = FileLocker(folder.lock_path, pool, config.busy_timeout)
+    uploads = OpenUploads(storage, pool)
+    follow = config.workers == 1 and storage.is_readable
+    return Parts(
+        config=config,
+        storage=storage,
+        uploads=uploads,
+        locker=locker,
+        ledger=Ledger(
+            ledger_path, quota=config.quota, max_sessions=config.max_sessions
+        ),
+        digests=WholeDigests(uploads, pool, background, follow=follow),
+        activities=Activities(),
+        pool=pool,
+    )
+
+
+def _open_folder(config: ServerConfig) -> FolderStorage:
     try:
         return FolderStorage(Path(config.directory), config.durability)
     except OSError as error:
@@ -167,24 +237,35 @@ def _open_storage(config: ServerConfig) -> Storage:
         ) from error
 
 
-def _open_routes(native: NativeRoutes) -> list[web.RouteDef]:
-    """Return the routes that need no token."""
+async def _listen(
+    runner: web.AppRunner, config: ServerConfig, listener: socket.socket | None
+) -> int:
+    site: web.BaseSite
+    if listener is None:
+        site = web.TCPSite(runner, config.host, config.port)
+    else:
+        site = web.SockSite(runner, listener)
+    try:
+        await site.start()
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot listen on {config.host}:{config.port}: {error.strerror}."
+        ) from error
+    port: int = runner.addresses[0][1]
+    return port
 
-    @public
-    async def discover(_request: web.Request) -> web.Response:
-        return json_response(native.discovery(), headers={"Upload-Kit-Version": "1"})
 
-    @public
-    async def health(_request: web.Request) -> web.Response:
-        return json_response({"status": "ok"})
-
-    return [
-        web.options("/", discover),
-        web.options("/upload", discover),
-        web.get("/healthz", health),
-        web.get("/readyz", health),
-    ]
+async def _close(
+    parts: Parts, rates: RateLimits, background: ThreadPoolExecutor
+) -> None:
+    await parts.digests.aclose()
+    parts.uploads.close()
+    parts.storage.close()
+    parts.ledger.close()
+    rates.close()
+    parts.pool.shutdown(wait=False)
+    background.shutdown(wait=False)
 
 
-async def _later(_request: web.Request) -> None:
+async def _leave_to_body(_request: web.Request) -> None:
     """Let the body say 100 Continue, once it is certain that it is wanted."""

@@ -10,6 +10,7 @@ import msgspec
 
 from upload_kit.server.fields import malformed
 from upload_kit.server.problems import ProblemType, UploadProblem
+from upload_kit.server.replies import CLIENT
 from upload_kit.units import KIB, MIB
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from upload_kit.server.config import ServerConfig
+    from upload_kit.server.rates import RateLimits
 
 _T = TypeVar("_T")
 
@@ -49,10 +51,14 @@ class MemoryBudget:
 
     Args:
         size: Bytes for all of them.
+
+        rate: Bytes a second that one of them may bring; None for no limit.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, rate: float | None) -> None:
         self._size = size
+        # A body that may only bring so much is not kept waiting long for one batch.
+        self._most = _MAX_BATCH if rate is None else min(_MAX_BATCH, int(rate / 4))
         self._bodies = 0
 
     def enter(self) -> None:
@@ -67,7 +73,7 @@ class MemoryBudget:
     def batch_size(self) -> int:
         """Bytes that one body may collect: it holds two batches, and the buffer."""
         share = self._size // (3 * max(1, self._bodies))
-        return max(_MIN_BATCH, min(_MAX_BATCH, share))
+        return max(_MIN_BATCH, min(self._most, share))
 
 
 class HttpBody:
@@ -120,8 +126,7 @@ class HttpBody:
 
     async def batch(self) -> tuple[Sequence[bytes], bool]:
         """Return the pieces that come next, and whether they are the last."""
-        if self._watch is None:
-            await self._begin()
+        await self.begin()
         if self._problem is not None:
             raise self._problem
         try:
@@ -144,10 +149,12 @@ class HttpBody:
             if self._scope is not None:
                 self._scope.reschedule(asyncio.get_running_loop().time())
 
-    async def _begin(self) -> None:
+    async def begin(self) -> None:
+        """Say that the body is wanted, if its sender waits for that."""
+        if self._watch is not None:
+            return
         self._watch = _Watch(self)
         if self._request.headers.get("Expect"):
-            # Only now is it certain that the body is wanted.
             writer = self._request.writer
             await writer.write(_CONTINUE)
             writer.output_size = 0
@@ -237,11 +244,14 @@ class Bodies:
 
     Args:
         config: Where the limits stand.
+
+        rates: How fast somebody may send.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, rates: RateLimits) -> None:
         self._config = config
-        self._budget = MemoryBudget(config.memory_budget)
+        self._rates = rates
+        self._budget = MemoryBudget(config.memory_budget, config.rate_limit)
 
     def open(self, request: web.Request, max_size: int | None) -> HttpBody:
         """
@@ -261,7 +271,8 @@ class Bodies:
             min_rate=self._config.min_rate,
             rate_window=self._config.rate_window,
         )
-        return HttpBody(request, limits, self._budget)
+        pace = self._rates.pace(request[CLIENT])
+        return HttpBody(request, limits, self._budget, pace)
 
     async def read_json(self, request: web.Request, type_: type[_T], limit: int) -> _T:
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
@@ -138,8 +138,6 @@ class ServerConfig:
     memory_budget: int = 128 * MIB
     """Bytes of bodies that are held in memory at once, in one process."""
 
-    _loopback: bool = field(init=False, default=False, repr=False, compare=False)
-
     def __post_init__(self) -> None:
         """Check the ranges."""
         for name in _POSITIVE:
@@ -161,7 +159,6 @@ class ServerConfig:
             )
         if self.discards and self.workers > 1:
             raise ConfigurationError("null: keeps its records in one process only.")
-        object.__setattr__(self, "_loopback", _is_loopback(self.host))
 
     @property
     def discards(self) -> bool:
@@ -176,7 +173,7 @@ class ServerConfig:
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine can reach the server."""
-        return self._loopback
+        return _is_loopback(self.host)
 
 
 def _require_positive(name: str, value: float) -> None:

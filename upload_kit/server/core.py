@@ -1,5 +1,5 @@
 """
-The life of an incoming upload: from its first byte to its final name. Knows no HTTP.
+The life of an upload that comes in chunks. Knows no HTTP.
 
 Every protocol of the server ends here; protocols never meet one another.
 """
@@ -7,27 +7,29 @@ Every protocol of the server ends here; protocols never meet one another.
 from __future__ import annotations
 
 import time
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from upload_kit.models import ChunkMetadata
 from upload_kit.server import rules
 from upload_kit.server.documents import Snapshot
-from upload_kit.server.intake import ChunkSink, CompareSink, FileSink
+from upload_kit.server.intake import ChunkSink, CompareSink
 from upload_kit.server.problems import ProblemType, UploadProblem
 from upload_kit.server.receive import pump, run
 from upload_kit.server.storage import UploadMissing, UploadMoved
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from concurrent.futures import Executor
     from contextlib import AbstractAsyncContextManager
 
+    from upload_kit.models import ChunkMetadata
+    from upload_kit.server.activity import Activities, Counter
     from upload_kit.server.config import ServerConfig
     from upload_kit.server.digests import WholeDigests
     from upload_kit.server.intake import Expected
+    from upload_kit.server.ledger import Ledger
     from upload_kit.server.locks import Locker
     from upload_kit.server.opened import OpenUploads
     from upload_kit.server.receive import Body
@@ -35,40 +37,47 @@ if TYPE_CHECKING:
     from upload_kit.server.storage import Storage, StoredUpload, UploadInfo
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the life of an upload is made of; shared by all who take part in it."""
+
+    config: ServerConfig
+    """Limits."""
+
+    storage: Storage
+    """Where uploads are."""
+
+    uploads: OpenUploads
+    """Those that are open in this process."""
+
+    locker: Locker
+    """Keeps requests from working on the same chunk."""
+
+    ledger: Ledger
+    """Counts bytes and uploads."""
+
+    digests: WholeDigests
+    """Computes digests of whole files."""
+
+    activities: Activities
+    """Tells watchers that something moves."""
+
+    pool: Executor
+    """Threads for files and hashes."""
+
+
 class UploadCore:
     """
     What may happen to uploads, and when.
 
     Args:
-        config: Limits.
-
-        storage: Where uploads are.
-
-        locker: Keeps requests from working on the same chunk.
-
-        uploads: Those that are open in this process.
-
-        digests: Computes digests of whole files.
-
-        pool: Threads for files and hashes.
+        parts: What it works with.
     """
 
-    def __init__(
-        self,
-        config: ServerConfig,
-        *,
-        storage: Storage,
-        locker: Locker,
-        uploads: OpenUploads,
-        digests: WholeDigests,
-        pool: Executor,
-    ) -> None:
-        self._config = config
-        self._storage = storage
-        self._locker = locker
-        self._digests = digests
-        self._pool = pool
-        self._open = uploads
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._config = parts.config
+        self._pool = parts.pool
 
     async def create(self, owner: str, new: NewUpload) -> Snapshot:
         """
@@ -79,9 +88,9 @@ class UploadCore:
         """
         chunk_size = rules.choose_chunk_size(self._config, new)
         info = rules.begin(self._config, owner, new, chunk_size)
-        upload = await run(self._pool, self._storage.create, info)
-        self._open.add(upload)
-        return _snapshot(upload)
+        upload = await run(self._pool, self._create, info)
+        self._parts.uploads.add(upload)
+        return Snapshot.of(upload)
 
     async def status(self, owner: str, upload_id: str) -> Snapshot:
         """
@@ -91,7 +100,7 @@ class UploadCore:
             UploadProblem: There is none for this owner, or it expired.
         """
         async with self._use(owner, upload_id) as upload:
-            return _snapshot(upload)
+            return Snapshot.of(upload)
 
     async def put_chunk(
         self,
@@ -128,33 +137,25 @@ class UploadCore:
         Raises:
             UploadProblem: It was refused; nothing has changed then.
         """
-        try:
-            async with (
-                self._use(owner, upload_id, fresh=False) as upload,
-                self._hold(upload_id, index, body),
-            ):
-                await self._refresh(upload, owner)
-                rules.refuse_if_complete(upload.info)
-                chunk = rules.place(self._config, upload, index, size)
-                known = upload.chunks.get(index)
-                if known is not None:
-                    compare = CompareSink(known, expected, coding)
-                    return await pump(body, compare, self._pool), True
-                sink = ChunkSink(upload, chunk, expected, coding)
-                stored = await pump(body, sink, self._pool)
-                self._digests.advance(upload)
-                return stored, False
-        except UploadMoved:
-            # Published or removed by another process; nothing of the body was read.
-            return await self.put_chunk(
-                owner,
-                upload_id,
-                index,
-                body=body,
+        with (
+            self._parts.activities.of(upload_id) as activity,
+            activity.receiving() as counter,
+        ):
+            hold = partial(self._hold, index=index, body=body)
+            take = partial(
+                self._take,
+                index=index,
                 size=size,
+                body=body,
                 expected=expected,
                 coding=coding,
+                counter=counter,
             )
+            try:
+                return await self._put(owner, upload_id, take, hold=hold)
+            except UploadMoved:
+                # Another process published or removed it; nothing was read so far.
+                return await self._put(owner, upload_id, take, hold=hold)
 
     async def complete(
         self, owner: str, upload_id: str, *, sha256: str | None, size: int | None
@@ -174,17 +175,17 @@ class UploadCore:
         Raises:
             UploadProblem: Chunks are missing or differ; nothing has changed.
         """
-        async with self._use(owner, upload_id) as upload:
-            if upload.info.completed_at is not None:
+        try:
+            async with self._use(owner, upload_id) as upload:
+                if upload.info.completed_at is None:
+                    await self._finish(upload, sha256, size)
                 rules.check_published(upload.info, sha256, size)
-                return _snapshot(upload)
-            info = rules.settle(upload, size)
-            digest = await self._whole_digest(upload, info, wanted=sha256 is not None)
-            rules.check_whole_digest(sha256, digest)
-            published = await self._publish(upload, replace(info, sha256=digest))
+                published = Snapshot.of(upload)
+        except UploadMoved:
+            # Another process published or removed it meanwhile: see which of the two.
+            published = await self.status(owner, upload_id)
+            rules.check_published(published.info, sha256, size)
         self._forget(upload_id)
-        if published is None:
-            return await self.complete(owner, upload_id, sha256=sha256, size=size)
         return published
 
     async def delete(self, owner: str, upload_id: str) -> None:
@@ -194,107 +195,129 @@ class UploadCore:
         Raises:
             UploadProblem: It is published already.
         """
-        try:
-            async with self._use(owner, upload_id, expired=True) as upload:
-                rules.refuse_if_complete(upload.info)
-                async with self._hold(upload_id, None):
-                    await run(self._pool, upload.refresh)
-                    await run(self._pool, upload.discard)
-        except UploadMoved:
-            await self.delete(owner, upload_id)
-        except UploadMissing:
-            return
+        for _ in range(2):
+            try:
+                async with self._use(owner, upload_id, expired=True) as upload:
+                    rules.refuse_if_complete(upload.info)
+                    async with self._hold(upload, None):
+                        await run(self._pool, upload.refresh)
+                        await run(self._pool, self._discard, upload)
+            except UploadMoved:
+                continue
+            except UploadMissing:
+                pass
+            break
         self._forget(upload_id)
-
-    async def store(
-        self,
-        owner: str,
-        new: NewUpload,
-        *,
-        body: Body,
-        expected: Expected,
-        key: str | None = None,
-    ) -> Snapshot:
-        """
-        Store a file that comes in one request.
-
-        Args:
-            owner: Whose file it is.
-
-            new: What is said of it.
-
-            body: Its bytes.
-
-            expected: Digests that it has to have.
-
-            key: The same key again returns the first file instead of a second one.
-
-        Raises:
-            UploadProblem: It was refused; nothing is left of it then.
-        """
-        if key is None:
-            return await self._store(owner, new, body=body, expected=expected, key=None)
-        async with self._hold(f"key-{key}", 0, body):
-            first = await run(self._pool, self._storage.find, key)
-            if first is not None:
-                return await self.status(owner, first)
-            return await self._store(owner, new, body=body, expected=expected, key=key)
 
     async def sessions(self, owner: str) -> list[Snapshot]:
         """Return all unfinished uploads of an owner that have not expired."""
         found: list[Snapshot] = []
-        for upload_id in await run(self._pool, lambda: list(self._storage.scan())):
-            try:
+        scan = self._parts.storage.scan
+        for upload_id in await run(self._pool, lambda: list(scan(owner))):
+            with suppress(UploadProblem):
                 found.append(await self.status(owner, upload_id))
-            except UploadProblem:
-                continue
         return sorted(found, key=lambda snapshot: snapshot.info.created_at)
 
-    def close(self) -> None:
-        """Let go of all open uploads."""
-        self._open.close()
-
-    async def _store(
+    async def _put(
         self,
         owner: str,
-        new: NewUpload,
+        upload_id: str,
+        take: Callable[[StoredUpload], Awaitable[tuple[ChunkMetadata, bool]]],
         *,
+        hold: Callable[[StoredUpload], AbstractAsyncContextManager[None]],
+    ) -> tuple[ChunkMetadata, bool]:
+        """Hold a chunk, see what became of its upload meanwhile, and take it."""
+        async with (
+            self._use(owner, upload_id, fresh=False) as upload,
+            hold(upload),
+        ):
+            await run(self._pool, upload.refresh)
+            self._check(upload, owner, expired=False)
+            return await take(upload)
+
+    async def _finish(
+        self, upload: StoredUpload, sha256: str | None, size: int | None
+    ) -> None:
+        """Check that all of a file is there and right, and publish it."""
+        info = rules.settle(upload, size)
+        digest = await self._digest(upload, info, wanted=sha256 is not None)
+        rules.check_whole_digest(sha256, digest)
+        async with self._hold(upload, None):
+            await run(self._pool, upload.refresh)
+            await run(self._pool, self._publish, upload, info, digest)
+
+    async def _take(
+        self,
+        upload: StoredUpload,
+        *,
+        index: int,
+        size: int | None,
         body: Body,
         expected: Expected,
-        key: str | None,
-    ) -> Snapshot:
-        info = rules.begin(self._config, owner, new, max(1, new.size or 0))
-        sink = FileSink(self._storage, info, expected, key)
+        coding: str | None,
+        counter: Counter,
+    ) -> tuple[ChunkMetadata, bool]:
+        """Take a chunk that is held, into an upload that is fresh."""
+        known = upload.chunks.get(index)
+        if known is not None:
+            compare = CompareSink(known, expected, coding)
+            return await pump(body, compare, self._pool, counter), True
+        chunk = rules.place(self._config, upload, index, size)
+        sink = ChunkSink(upload, chunk, expected, coding)
+        async with self._reserved(upload.info, chunk):
+            stored = await pump(body, sink, self._pool, counter)
+        self._parts.digests.advance(upload)
+        return stored, False
+
+    @asynccontextmanager
+    async def _reserved(
+        self, info: UploadInfo, chunk: ChunkMetadata
+    ) -> AsyncIterator[None]:
+        """Count a chunk's bytes, where the upload did not announce its size."""
+        ledger = self._parts.ledger
+        if info.size is not None or not ledger.counts_bytes:
+            yield
+            return
+        await run(self._pool, ledger.reserve, chunk.size)
         try:
-            info = await pump(body, sink, self._pool)
+            yield
         except BaseException:
-            await run(self._pool, sink.abort)
+            await run(self._pool, ledger.release, chunk.size)
             raise
-        chunk = ChunkMetadata(index=0, start=0, size=info.size or 0, sha256=info.sha256)
-        return Snapshot(
-            info=info, chunks={0: chunk}, touched_at=info.completed_at or 0.0
-        )
 
-    async def _publish(self, upload: StoredUpload, info: UploadInfo) -> Snapshot | None:
-        """Publish; None if another process did so, or removed it, meanwhile."""
-        async with self._hold(info.upload_id, None):
-            try:
-                await run(self._pool, upload.refresh)
-            except UploadMoved:
-                return None
-            info = replace(info, completed_at=time.time())
-            await run(self._pool, upload.finish, info)
-            return _snapshot(upload)
-
-    async def _whole_digest(
+    async def _digest(
         self, upload: StoredUpload, info: UploadInfo, *, wanted: bool
     ) -> str | None:
         if len(upload.chunks) == 1:
             return next(iter(upload.chunks.values())).sha256
-        if wanted or info.whole_digest:
+        if (wanted or info.whole_digest) and self._parts.storage.is_readable:
             assert info.size is not None
-            return await self._digests.finish(upload, info.size)
+            return await self._parts.digests.finish(upload, info.size)
         return None
+
+    def _create(self, info: UploadInfo) -> StoredUpload:
+        """Count and make an upload, in a thread."""
+        self._parts.ledger.begin(info.owner, info.size or 0)
+        try:
+            return self._parts.storage.create(info)
+        except BaseException:
+            self._parts.ledger.end(info.owner, info.size or 0)
+            raise
+
+    def _publish(
+        self, upload: StoredUpload, info: UploadInfo, digest: str | None
+    ) -> None:
+        """Publish an upload that is held, in a thread."""
+        upload.finish(replace(info, sha256=digest, completed_at=time.time()))
+        self._parts.ledger.end(info.owner)
+
+    def _discard(self, upload: StoredUpload) -> None:
+        """Remove an upload that is held, in a thread."""
+        size = upload.info.size
+        if size is None:
+            size = sum(chunk.size for chunk in upload.chunks.values())
+        upload.discard()
+        self._parts.ledger.end(upload.info.owner, size)
 
     @asynccontextmanager
     async def _use(
@@ -308,33 +331,27 @@ class UploadCore:
 
             upload_id: Which upload.
 
-            fresh: See what other processes did to it; if not, `_refresh` has to.
+            fresh: See what other processes did to it; if not, the caller has to.
 
             expired: Whether one that expired will do.
         """
-        moved = False
-        async with self._open.use(upload_id) as upload:
+        if fresh:
+            await self._drop_if_moved(upload_id)
+        async with self._parts.uploads.use(upload_id) as upload:
+            self._check(upload, owner, expired=expired or not fresh)
             try:
-                if fresh:
-                    await run(self._pool, upload.refresh)
-            except UploadMoved:
-                moved = True
-            else:
-                self._check(upload, owner, expired=expired or not fresh)
-                try:
-                    yield upload
-                except UploadMoved:
-                    self._open.forget(upload_id, upload)
-                    raise
-        if moved:
-            self._open.forget(upload_id, upload)
-            async with self._open.use(upload_id) as upload:
-                self._check(upload, owner, expired=expired)
                 yield upload
+            except UploadMoved:
+                self._parts.uploads.forget(upload_id, upload)
+                raise
 
-    async def _refresh(self, upload: StoredUpload, owner: str) -> None:
-        await run(self._pool, upload.refresh)
-        self._check(upload, owner, expired=False)
+    async def _drop_if_moved(self, upload_id: str) -> None:
+        """See what other processes did to an upload; let go of one that is gone."""
+        async with self._parts.uploads.use(upload_id) as upload:
+            try:
+                await run(self._pool, upload.refresh)
+            except UploadMoved:
+                self._parts.uploads.forget(upload_id, upload)
 
     def _check(self, upload: StoredUpload, owner: str, *, expired: bool) -> None:
         if upload.info.owner != owner:
@@ -343,28 +360,26 @@ class UploadCore:
             rules.refuse_if_expired(upload, self._config.expires_after)
 
     def _hold(
-        self, name: str, index: int | None, body: Body | None = None
+        self, upload: StoredUpload, index: int | None, body: Body | None = None
     ) -> AbstractAsyncContextManager[None]:
         """Hold a chunk, or all of them; a newer request ends the body of this one."""
-        evict = _keep_on if body is None else partial(body.stop, _superseded())
-        return self._locker.hold(name, index, evict)
+        rules.refuse_if_complete(upload.info)
+        evict = _keep_on if body is None else partial(body.stop, superseded())
+        return self._parts.locker.hold(upload.info.upload_id, index, evict)
 
     def _forget(self, upload_id: str) -> None:
-        self._digests.forget(upload_id)
-        self._open.forget(upload_id)
+        """Let go of an upload that ended, and tell who watches it."""
+        self._parts.digests.forget(upload_id)
+        self._parts.uploads.forget(upload_id)
+        self._parts.activities.changed(upload_id)
 
 
-def _snapshot(upload: StoredUpload) -> Snapshot:
-    return Snapshot(
-        info=upload.info, chunks=upload.chunks, touched_at=upload.touched_at
-    )
-
-
-def _superseded() -> UploadProblem:
+def superseded() -> UploadProblem:
+    """Return the problem of a request whose bytes come anew in another one."""
     return UploadProblem(
         ProblemType.SUPERSEDED, "A newer request for the same bytes came in."
     )
 
 
 def _keep_on() -> None:
-    """Whoever publishes or removes an upload is not stopped by a newer request."""
+    """Let whoever publishes or removes an upload end, whoever else comes."""

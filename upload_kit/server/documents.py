@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from upload_kit.models import ChunkMetadata
-    from upload_kit.server.config import Durability
-    from upload_kit.server.storage import UploadInfo
+    from upload_kit.server.config import ServerConfig
+    from upload_kit.server.storage import StoredUpload, UploadInfo
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,11 @@ class Snapshot:
 
     touched_at: float
     """When a chunk was last acknowledged, or the upload began."""
+
+    @classmethod
+    def of(cls, upload: StoredUpload) -> Self:
+        """Return an open upload as it is known now."""
+        return cls(info=upload.info, chunks=upload.chunks, touched_at=upload.touched_at)
 
     @property
     def is_complete(self) -> bool:
@@ -65,11 +70,7 @@ def missing_ranges(received: Iterable[int], total: int | None) -> list[list[int]
 
 
 def status_document(
-    snapshot: Snapshot,
-    *,
-    durability: Durability,
-    expires_after: float,
-    with_chunks: bool = False,
+    snapshot: Snapshot, config: ServerConfig, *, with_chunks: bool = False
 ) -> dict[str, object]:
     """Return the status document of docs/dev/native-protocol.md."""
     info, chunks = snapshot.info, dict(snapshot.chunks)
@@ -90,8 +91,8 @@ def status_document(
         "missing": [] if complete else missing_ranges(chunks, total),
         "created_at": info.created_at,
         "updated_at": snapshot.touched_at,
-        "expires_at": None if complete else snapshot.touched_at + expires_after,
-        "durability": durability,
+        "expires_at": None if complete else snapshot.touched_at + config.expires_after,
+        "durability": config.durability,
         "sha256": info.sha256,
         "stored_as": info.stored_as,
         "location": f"upload/status/{info.upload_id}",

@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
 
 from upload_kit.checksums import parse_digests
+from upload_kit.server.decoding import DECODERS
 from upload_kit.server.problems import ProblemType, UploadProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _UINT: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _KEY: Final = re.compile(r"[A-Za-z0-9_-]{16,64}", re.ASCII)
@@ -69,6 +73,29 @@ def parse_digest(text: str | None, what: str) -> bytes | None:
     if digest is None:
         raise malformed(f"{what} has no sha-256, the one digest that is checked.")
     return digest
+
+
+def digest_field(headers: Mapping[str, str], name: str) -> bytes | None:
+    """Read the SHA-256 out of one of the headers; None when it is not there."""
+    return parse_digest(headers.get(name), name)
+
+
+def parse_coding(text: str | None) -> str | None:
+    """
+    Read a `Content-Encoding`; None for no coding.
+
+    Raises:
+        UploadProblem: It is a coding that nobody here can undo.
+    """
+    coding = (text or "identity").strip().lower()
+    if coding == "identity":
+        return None
+    if coding not in DECODERS:
+        raise UploadProblem(
+            ProblemType.UNSUPPORTED_MEDIA,
+            f"Content-Encoding may be {', '.join(sorted(DECODERS))}.",
+        )
+    return coding
 
 
 def parse_media_type(text: str | None) -> str:

@@ -17,26 +17,31 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.server.config import Durability
 from upload_kit.server.folder_upload import (
-    INFO,
     LOCK,
     TRASH,
     FolderUpload,
     FolderUploadPaths,
+    read_info,
     remove_incoming,
     sync_folder,
 )
+from upload_kit.server.ledger import Usage
 from upload_kit.server.storage import UploadMissing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from upload_kit.server.storage import UploadInfo
+
+KEY_PREFIX: Final = "key-"
+"""What tells the lock of an idempotency key from that of an upload."""
 
 _ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _KEY: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -65,16 +70,32 @@ class FolderStorage:
                 (self._root / name).mkdir(mode)
 
     @property
+    def is_readable(self) -> bool:
+        """Whatever was written can be read."""
+        return True
+
+    @property
     def durability(self) -> Durability:
         """What an acknowledged chunk survives."""
         return self._durability
 
-    def lock_path(self, upload_id: str) -> str:
-        """Return the file whose byte ranges stand for an upload's chunks."""
-        return f"{self._paths(upload_id).incoming}/{LOCK}"
+    @property
+    def ledger_path(self) -> str:
+        """The file of the ledger."""
+        return f"{self._root}/.ledger"
 
-    def key_path(self, key: str) -> str:
-        """Return the file that stands for an idempotency key."""
+    def lock_path(self, name: str) -> str:
+        """
+        Return the file whose byte ranges stand for the chunks of an upload.
+
+        Args:
+            name: An upload's ID; or `key-` and an idempotency key, for its one file.
+        """
+        if name.startswith(KEY_PREFIX):
+            return self._key_path(name.removeprefix(KEY_PREFIX))
+        return f"{self._paths(name).incoming}/{LOCK}"
+
+    def _key_path(self, key: str) -> str:
         if _KEY.fullmatch(key) is None:
             raise ValueError(f"not a key: {key!r}")
         return f"{self._root}/keys/{key}"
@@ -98,7 +119,7 @@ class FolderStorage:
     def find(self, key: str) -> str | None:
         """Return the published upload that `remember` was told of, or None."""
         try:
-            with Path(self.key_path(key)).open("rb") as file:
+            with Path(self._key_path(key)).open("rb") as file:
                 upload_id = file.read(32).decode("ascii", errors="replace")
         except FileNotFoundError:
             return None
@@ -110,7 +131,7 @@ class FolderStorage:
     def remember(self, key: str, upload_id: str) -> None:
         """Have `find` return this upload for the key, once it is published."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(self.key_path(key), flags, 0o600)
+        fd = os.open(self._key_path(key), flags, 0o600)
         try:
             os.pwrite(fd, upload_id.encode(), 0)
             if self._durability is Durability.FSYNC:
@@ -120,15 +141,18 @@ class FolderStorage:
         if self._durability is Durability.FSYNC:
             sync_folder(f"{self._root}/keys")
 
-    def scan(self) -> Iterator[str]:
-        """Yield the ID of every unfinished resumable upload."""
+    def scan(self, owner: str) -> Iterator[str]:
+        """Yield the ID of every unfinished resumable upload of an owner."""
         for entry in self._entries("incoming"):
-            if Path(entry.path, INFO).exists():
+            info = read_info(entry.path)
+            if info is not None and info.owner == owner:
                 yield entry.name
 
-    def expire(self, upload_id: str) -> int:
-        """Remove an unfinished upload or what is left of one."""
+    def expire(self, upload_id: str, before: float) -> int | None:
+        """Remove an unfinished upload, or what is left of one."""
         paths = self._paths(upload_id)
+        if not 0 < _newest(paths.incoming) < before:
+            return None
         size = _folder_size(paths.incoming)
         remove_incoming(paths)
         return size
@@ -136,7 +160,7 @@ class FolderStorage:
     def remains(self, before: float) -> Iterator[str]:
         """Yield the ID of everything unfinished that nothing was written to since."""
         for entry in self._entries("incoming"):
-            if _newest(entry.path) < before:
+            if 0 < _newest(entry.path) < before:
                 yield entry.name
 
     def forget(self, before: float) -> None:
@@ -149,13 +173,25 @@ class FolderStorage:
                 if entry.stat(follow_symlinks=False).st_mtime < before:
                     Path(entry.path).unlink()
 
-    def usage(self) -> int:
-        """Return the bytes of all files, finished or announced."""
-        total = 0
-        for place in ("incoming", "files"):
-            for entry in self._entries(place):
-                total += _folder_size(entry.path)
-        return total
+    def usage(self, *, with_sizes: bool) -> Usage:
+        """Count what there is."""
+        usage = Usage()
+        for entry in self._entries("incoming"):
+            if (info := read_info(entry.path)) is not None:
+                usage.add(info.owner, 0, 1)
+        if with_sizes:
+            for place in ("incoming", "files"):
+                for entry in self._entries(place):
+                    usage.add(None, _folder_size(entry.path))
+        return usage
+
+    def check(self) -> None:
+        """See whether anything can be stored now."""
+        probe = (
+            self._root / "incoming" / f".probe-{os.getpid()}-{threading.get_ident()}"
+        )
+        probe.touch()
+        probe.unlink()
 
     def close(self) -> None:
         """Nothing is held open."""
@@ -172,13 +208,20 @@ class FolderStorage:
 
 
 def _newest(folder: str) -> float:
-    """Return when the folder or anything in it was last written."""
-    newest = 0.0
-    with suppress(FileNotFoundError):
-        newest = os.lstat(folder).st_mtime
-        for entry in os.scandir(folder):
-            newest = max(newest, entry.stat(follow_symlinks=False).st_mtime)
-    return newest
+    """
+    Return when anything in a folder was last written; 0 when it is gone.
+
+    Locks do not count: whoever wants to remove an upload makes one as well.
+    """
+    try:
+        times = [
+            entry.stat(follow_symlinks=False).st_mtime
+            for entry in os.scandir(folder)
+            if entry.name != LOCK
+        ]
+        return max(times, default=Path(folder).lstat().st_mtime)
+    except FileNotFoundError:
+        return 0.0
 
 
 def _folder_size(folder: str) -> int:

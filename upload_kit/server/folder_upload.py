@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import threading
@@ -14,13 +15,19 @@ from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
-from upload_kit.models import ChunkMetadata
 from upload_kit.server.journal import Journal
 from upload_kit.server.names import safe_name
-from upload_kit.server.storage import UploadInfo, UploadMissing, UploadMoved
+from upload_kit.server.storage import (
+    UploadInfo,
+    UploadMissing,
+    UploadMoved,
+    whole_chunk,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from upload_kit.models import ChunkMetadata
 
 DATA: Final = "data.part"
 INFO: Final = ".info.json"
@@ -72,7 +79,6 @@ class FolderUpload:
         self._data = data
         self._journal = journal
         self._durable = durable
-        self._inode = 0 if data is None else os.fstat(data).st_ino
         self._chunks: dict[int, ChunkMetadata] = {}
         self._touched_at = info.completed_at or info.created_at
         # Guards the journal and the chunks; held for microseconds, but for a sync.
@@ -91,22 +97,18 @@ class FolderUpload:
     ) -> Self:
         """Make the folder and what belongs in it."""
         folder = paths.incoming
+        # Only what comes back later has to be found under a name that never changes.
+        name = DATA if resumable else safe_name(info.name)
         os.mkdir(folder)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN
-        data = os.open(f"{folder}/{DATA}", flags, 0o666)
+        data = os.open(f"{folder}/{name}", flags, 0o666)
         upload = cls(paths, info, data=data, journal=None, durable=durable)
-        try:
-            if info.size:
-                os.ftruncate(data, info.size)
-            if resumable:
-                upload._journal = Journal(f"{folder}/{JOURNAL}", create=True)
-                _write_info(folder, info, durable=durable)
-                if durable:
-                    sync_folder(folder)
-                    sync_folder(f"{paths.root}/incoming")
-        except BaseException:
-            upload.discard()
-            raise
+        if resumable:
+            try:
+                upload._make_resumable()
+            except BaseException:
+                upload.discard()
+                raise
         return upload
 
     @classmethod
@@ -154,11 +156,22 @@ class FolderUpload:
         try:
             upload._journal = Journal(f"{paths.files}/{JOURNAL}")
         except FileNotFoundError:
-            upload._chunks[0] = _only_chunk(info)
+            upload._chunks[0] = whole_chunk(info)
         else:
             upload._load()
             upload.close()
         return upload
+
+    def _make_resumable(self) -> None:
+        assert self._data is not None
+        folder = self._paths.incoming
+        if self._info.size:
+            os.ftruncate(self._data, self._info.size)
+        self._journal = Journal(f"{folder}/{JOURNAL}", create=True)
+        _write_info(folder, self._info, durable=self._durable)
+        if self._durable:
+            sync_folder(folder)
+            sync_folder(f"{self._paths.root}/incoming")
 
     @property
     def info(self) -> UploadInfo:
@@ -179,7 +192,8 @@ class FolderUpload:
         """See what other processes acknowledged."""
         if self._data is None:
             return
-        if self._inode not in (self._inode_of(DATA), self._inode_of(self._name)):
+        inode = os.fstat(self._data).st_ino
+        if inode not in (self._inode_of(DATA), self._inode_of(self._name)):
             raise UploadMoved
         with self._lock:
             self._load()
@@ -214,17 +228,13 @@ class FolderUpload:
     def finish(self, info: UploadInfo) -> UploadInfo:
         """Publish the file in one atomic step."""
         assert self._data is not None
-        assert info.size is not None
-        size = info.size
-        name, folder = self._name, self._paths.incoming
-        info = replace(info, stored_as=f"files/{info.upload_id}/{name}")
-        if os.fstat(self._data).st_size != size:
-            os.ftruncate(self._data, size)
+        folder = self._paths.incoming
+        info = replace(info, stored_as=f"files/{info.upload_id}/{self._name}")
+        if self._journal is not None:
+            self._settle(info)
         if self._durable:
             os.fsync(self._data)
-        if self._inode_of(name) != self._inode:
-            os.rename(f"{folder}/{DATA}", f"{folder}/{name}")
-        _write_info(folder, info, durable=self._durable)
+        _write_info(folder, info, durable=self._durable, new=self._journal is None)
         if self._durable:
             sync_folder(folder)
         os.rename(folder, self._paths.files)
@@ -248,6 +258,16 @@ class FolderUpload:
             os.close(data)
         if self._journal is not None:
             self._journal.close()
+
+    def _settle(self, info: UploadInfo) -> None:
+        """Give the data its final size and name, if it has not got them yet."""
+        assert self._data is not None
+        assert info.size is not None
+        folder, stat = self._paths.incoming, os.fstat(self._data)
+        if stat.st_size != info.size:
+            os.ftruncate(self._data, info.size)
+        if stat.st_ino != self._inode_of(self._name):
+            os.rename(f"{folder}/{DATA}", f"{folder}/{self._name}")
 
     def _inode_of(self, name: str) -> int:
         try:
@@ -319,19 +339,31 @@ def sync_folder(path: str) -> None:
         os.close(fd)
 
 
-def _write_info(folder: str, info: UploadInfo, *, durable: bool) -> None:
-    """Replace the info in one step, so that it is always whole."""
+def _write_info(
+    folder: str, info: UploadInfo, *, durable: bool, new: bool = False
+) -> None:
+    """
+    Write the info; in one step, so that who reads it meanwhile finds it whole.
+
+    Args:
+        folder: Where it belongs.
+
+        info: What to write.
+
+        durable: Whether it has to survive loss of power.
+
+        new: Nobody knows of the folder yet, so there is nobody to read it.
+    """
     path = f"{folder}/{INFO}"
-    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OPEN, 0o600)
+    draft = path if new else f"{path}.new"
+    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OPEN, 0o600)
     try:
-        os.write(fd, _encode(info))
+        data = _encode(info)
+        if os.write(fd, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if durable:
             os.fsync(fd)
     finally:
         os.close(fd)
-    os.rename(f"{path}.new", path)
-
-
-def _only_chunk(info: UploadInfo) -> ChunkMetadata:
-    """Return the chunk of a file that came in one request."""
-    return ChunkMetadata(index=0, start=0, size=info.size or 0, sha256=info.sha256)
+    if not new:
+        os.rename(draft, path)

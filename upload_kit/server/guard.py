@@ -6,36 +6,24 @@ import itertools
 import logging
 import secrets
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from upload_kit.server.problems import ProblemType, UploadProblem, from_os_error
-from upload_kit.server.replies import OWNER, problem_response
+from upload_kit.server.problems import ProblemType, UploadProblem, as_problem
+from upload_kit.server.replies import CLIENT, OWNER, problem_response
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from aiohttp.typedefs import Handler
 
     from upload_kit.server.auth import Tokens
     from upload_kit.server.config import ServerConfig
-
-    _Public = TypeVar(
-        "_Public", bound=Callable[[web.Request], Awaitable[web.StreamResponse]]
-    )
+    from upload_kit.server.rates import RateLimits
 
 log: Final = logging.getLogger("upload_kit.server")
 
-_PUBLIC: Final = "_upload_kit_public"
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-def public(handler: _Public) -> _Public:
-    """Mark a handler as one that needs no token."""
-    setattr(handler, _PUBLIC, True)
-    return handler
 
 
 class Guard:
@@ -46,14 +34,27 @@ class Guard:
         config: Who may come from where.
 
         tokens: Who is known.
+
+        rates: How often somebody may come.
     """
 
-    def __init__(self, config: ServerConfig, tokens: Tokens) -> None:
+    def __init__(self, config: ServerConfig, tokens: Tokens, rates: RateLimits) -> None:
         self._config = config
         self._tokens = tokens
+        self._rates = rates
         self._draining = False
+        self._open_handlers: set[object] = set()
         self._numbers = itertools.count(1)
         self._prefix = secrets.token_hex(4)
+
+    def open_to_all(self, handler: object) -> None:
+        """Let everybody call a handler, with a token or without."""
+        self._open_handlers.add(handler)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the server stops."""
+        return self._draining
 
     def drain(self) -> None:
         """Refuse every request from now on: the server stops."""
@@ -70,10 +71,9 @@ class Guard:
         if not response.prepared:
             response.headers["X-Request-Id"] = request_id
             response.headers["X-Content-Type-Options"] = "nosniff"
-            if not request.content.is_eof():
-                # What is left of the body is not wanted; it must not pass for the next
-                # request.
-                response.force_close()
+        if not request.content.is_eof():
+            # What is left of the body is not wanted, and no request comes after it.
+            response.force_close()
         if log.isEnabledFor(logging.DEBUG):
             log.debug(
                 "%s %s %s -> %d in %.1f ms",
@@ -91,8 +91,6 @@ class Guard:
         try:
             self._admit(request)
             return await handler(request)
-        except UploadProblem as problem:
-            return problem_response(problem)
         except web.HTTPException as error:
             return _from_http(error)
         except web.RequestPayloadError as error:
@@ -100,20 +98,12 @@ class Guard:
         except ConnectionError:
             # The sender is gone; aiohttp knows what to do.
             raise
-        except Exception as error:
-            known = from_os_error(error) if isinstance(error, OSError) else None
-            if known is None:
-                # The outermost edge: logged here, and told to the client by its ID.
-                log.exception(
-                    "%s %s %s failed", request_id, request.method, request.path
-                )
-                detail = f"Request {request_id} failed inside the server."
-                known = UploadProblem(ProblemType.INTERNAL, detail)
-            return problem_response(known)
+        except Exception as error:  # noqa: BLE001 (the outermost edge: told and logged)
+            return problem_response(as_problem(error, f"Request {request_id}"))
 
     def _admit(self, request: web.Request) -> None:
         """Refuse who may not ask; note whose request it is."""
-        if getattr(request.match_info.handler, _PUBLIC, False):
+        if request.match_info.handler in self._open_handlers:
             return
         if self._draining:
             raise UploadProblem(
@@ -121,7 +111,10 @@ class Guard:
             )
         self._check_expectation(request)
         self._check_origin(request)
-        request[OWNER] = self._tokens.owner(request.headers.get("Authorization"))
+        owner = self._tokens.owner(request.headers.get("Authorization"))
+        request[OWNER] = owner
+        request[CLIENT] = f"at-{request.remote}" if self._tokens.is_open else owner
+        self._rates.admit(request[CLIENT])
 
     @staticmethod
     def _check_expectation(request: web.Request) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from upload_kit.models import ChunkMetadata
     from upload_kit.server.decoding import Decoder
+    from upload_kit.server.ledger import Ledger
     from upload_kit.server.storage import Storage, StoredUpload, UploadInfo
 
 
@@ -194,14 +195,24 @@ class FileSink:
 
         expected: Digests to compare with.
 
+        ledger: Counts its bytes.
+
         key: Idempotency key to remember it by.
     """
 
     def __init__(
-        self, storage: Storage, info: UploadInfo, expected: Expected, key: str | None
+        self,
+        storage: Storage,
+        info: UploadInfo,
+        expected: Expected,
+        *,
+        ledger: Ledger,
+        key: str | None,
     ) -> None:
         self._storage = storage
         self._info = info
+        self._ledger = ledger
+        self._reserved = 0
         self._key = key
         self._intake = Intake(expected, self._emit)
         self._upload: StoredUpload | None = None
@@ -232,12 +243,21 @@ class FileSink:
         """Leave nothing behind of what was written."""
         if self._upload is not None:
             self._upload.discard()
+        self._ledger.release(self._reserved)
 
     def _emit(self, pieces: Sequence[bytes], offset: int) -> None:
-        self._created().write(offset, pieces)
+        upload = self._created()
+        self._reserve(self._intake.size)
+        upload.write(offset, pieces)
+
+    def _reserve(self, size: int) -> None:
+        if size > self._reserved:
+            self._ledger.reserve(size - self._reserved)
+            self._reserved = size
 
     def _created(self) -> StoredUpload:
         if self._upload is None:
+            self._reserve(self._info.size or 0)
             self._upload = self._storage.create(self._info, resumable=False)
         return self._upload
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
@@ -11,6 +12,8 @@ from upload_kit.errors import UploadKitError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+log: Final = logging.getLogger("upload_kit.server")
 
 _PREFIX: Final = "urn:upload-kit:problem:"
 
@@ -130,6 +133,15 @@ _KINDS: Final = {
     ),
 }
 
+_CLIENT_ERRORS: Final = {
+    401: "AuthenticationFailed",
+    403: "AuthenticationFailed",
+    404: "RemoteGone",
+    410: "RemoteGone",
+    422: "IntegrityError",
+    **dict.fromkeys((408, 429, 500, 503, 507), "RemoteUnavailable"),
+}
+
 _OS_ERRORS: Final = {
     errno.ENOSPC: (ProblemType.DISK_FULL, "The server's disk is full."),
     errno.EDQUOT: (ProblemType.DISK_FULL, "The server's disk quota is used up."),
@@ -170,6 +182,11 @@ class UploadProblem(UploadKitError):
         self._title = kind.title
         self._extra = dict(extra or {})
 
+    @property
+    def client_error(self) -> str:
+        """The class in `upload_kit.errors` that our own client makes of it."""
+        return _CLIENT_ERRORS.get(self.status, "RemoteRejected")
+
     def document(self) -> dict[str, object]:
         """Return the JSON document of RFC 9457."""
         return {
@@ -187,9 +204,21 @@ def status_of(type: ProblemType) -> int:  # noqa: A002 (as above)
     return _KINDS[type].status
 
 
-def from_os_error(error: OSError) -> UploadProblem | None:
-    """Return the problem that an error of the file system stands for, if it has one."""
-    if error.errno not in _OS_ERRORS:
-        return None
-    type_, detail = _OS_ERRORS[error.errno]
-    return UploadProblem(type_, detail)
+def as_problem(error: Exception, doing: str) -> UploadProblem:
+    """
+    Return the problem that an error stands for.
+
+    What nobody foresaw is logged here, with its traceback, and told without it.
+
+    Args:
+        error: What went wrong; to be called while it is handled.
+
+        doing: What was being done, for the log; a request's ID, for example.
+    """
+    if isinstance(error, UploadProblem):
+        return error
+    if isinstance(error, OSError) and error.errno in _OS_ERRORS:
+        type_, detail = _OS_ERRORS[error.errno]
+        return UploadProblem(type_, detail)
+    log.error("%s failed", doing, exc_info=error)
+    return UploadProblem(ProblemType.INTERNAL, f"{doing} failed inside the server.")

@@ -70,17 +70,36 @@ async def run(pool: Executor, function: Callable[..., _T], /, *args: object) -> 
         raise
 
 
-async def pump(body: Body, sink: Sink[_T], pool: Executor) -> _T:
+async def pump(
+    body: Body, sink: Sink[_T], pool: Executor, arrived: Callable[[int], None]
+) -> _T:
     """
     Move a body into a sink, with one batch in the thread while the next is collected.
 
     No call of the sink runs any more when this returns, raises or is cancelled.
+
+    Args:
+        body: Where bytes come from.
+
+        sink: Where they go.
+
+        pool: Threads for the sink.
+
+        arrived: Told of the bytes of every batch.
+
+    Returns:
+        What the sink made of them.
+
+    Raises:
+        UploadProblem: The body or the sink refused.
+        ConnectionError: The sender went away.
     """
     loop = asyncio.get_running_loop()
     writing: asyncio.Future[None] | None = None
     try:
         while True:
             pieces, last = await body.batch()
+            arrived(sum(map(len, pieces)))
             if writing is not None:
                 await asyncio.shield(writing)
             if last:

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 OWNER: Final = "upload_kit.owner"
-"""Where a request holds whose it is."""
+"""Where a request holds whose uploads it may see."""
+
+CLIENT: Final = "upload_kit.client"
+"""Where a request holds whom its rates are counted for: a token, or an address."""
 
 _encode: Final = msgspec.json.Encoder().encode
 

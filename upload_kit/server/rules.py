@@ -175,13 +175,12 @@ def check_published(info: UploadInfo, sha256: str | None, size: int | None) -> N
     """Refuse to complete a published file again as another one than it is."""
     if size not in (None, info.size):
         raise _wrong_file(info.size, size)
-    if info.sha256 is not None:
-        check_whole_digest(sha256, info.sha256)
+    check_whole_digest(sha256, info.sha256)
 
 
 def check_whole_digest(expected: str | None, actual: str | None) -> None:
-    """Refuse a file whose digest is not the one that its sender computed."""
-    if expected is not None and expected != actual:
+    """Refuse a file whose digest, if it is known, is not the one that was sent."""
+    if None not in (expected, actual) and expected != actual:
         raise UploadProblem(
             ProblemType.DIGEST_MISMATCH,
             "The SHA-256 of the whole file is another one.",

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from upload_kit.server.config import Durability
+    from upload_kit.server.ledger import Usage
 
 
 class UploadMissing(UploadProblem):
@@ -73,6 +74,11 @@ class UploadInfo(Record):
 
     stored_as: str | None = None
     """Path below the storage, once published."""
+
+
+def whole_chunk(info: UploadInfo) -> ChunkMetadata:
+    """Return the one chunk of a file that came in one request."""
+    return ChunkMetadata(index=0, start=0, size=info.size or 0, sha256=info.sha256)
 
 
 class StoredUpload(Protocol):
@@ -147,6 +153,11 @@ class Storage(Protocol):
     """Where uploads are kept."""
 
     @property
+    def is_readable(self) -> bool:
+        """Whether `StoredUpload.read` works."""
+        ...
+
+    @property
     def durability(self) -> Durability:
         """What an acknowledged chunk survives."""
         ...
@@ -187,16 +198,21 @@ class Storage(Protocol):
         """
         ...
 
-    def scan(self) -> Iterator[str]:
-        """Yield the ID of every unfinished resumable upload, in no order."""
+    def scan(self, owner: str) -> Iterator[str]:
+        """Yield the ID of every unfinished resumable upload of an owner, unordered."""
         ...
 
-    def expire(self, upload_id: str) -> int:
+    def expire(self, upload_id: str, before: float) -> int | None:
         """
-        Remove an unfinished upload or what is left of one.
+        Remove an unfinished upload, or what is left of one.
+
+        Args:
+            upload_id: Which one.
+
+            before: Only if nothing was written to it since, seconds since the epoch.
 
         Returns:
-            The bytes that its removal made free.
+            The bytes that its removal made free; None if it was not removed.
         """
         ...
 
@@ -209,12 +225,26 @@ class Storage(Protocol):
         """
         ...
 
+    def check(self) -> None:
+        """
+        See whether anything can be stored now.
+
+        Raises:
+            OSError: It cannot.
+        """
+        ...
+
     def forget(self, before: float) -> None:
         """Let go of keys that `remember` was told of before then."""
         ...
 
-    def usage(self) -> int:
-        """Return the bytes of all files, finished or announced."""
+    def usage(self, *, with_sizes: bool) -> Usage:
+        """
+        Count what there is.
+
+        Args:
+            with_sizes: Whether bytes are wanted, which takes longer.
+        """
         ...
 
     def close(self) -> None:

@@ -1,0 +1,107 @@
+"""The life of a file that comes in one request. Knows no HTTP."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+from upload_kit.server import rules
+from upload_kit.server.core import superseded
+from upload_kit.server.documents import Snapshot
+from upload_kit.server.intake import FileSink
+from upload_kit.server.receive import pump, run
+from upload_kit.server.storage import UploadMissing, whole_chunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from upload_kit.server.core import Parts
+    from upload_kit.server.intake import Expected
+    from upload_kit.server.receive import Body
+    from upload_kit.server.rules import NewUpload
+    from upload_kit.server.storage import UploadInfo
+
+
+class FileCore:
+    """
+    Stores files that come in one request.
+
+    Args:
+        parts: What it works with.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def describe(self, owner: str, new: NewUpload) -> UploadInfo:
+        """
+        Give a file its ID before it comes.
+
+        Raises:
+            UploadProblem: It is larger than may be.
+        """
+        return rules.begin(self._parts.config, owner, new, max(1, new.size or 0))
+
+    async def store(
+        self,
+        info: UploadInfo,
+        *,
+        body: Body,
+        expected: Expected,
+        key: str | None = None,
+        arrived: Callable[[int], None] = lambda _size: None,
+    ) -> Snapshot:
+        """
+        Store a file, and publish it in one atomic step.
+
+        Args:
+            info: What `describe` returned.
+
+            body: Its bytes.
+
+            expected: Digests that it has to have.
+
+            key: The same key again returns the first file instead of a second one.
+
+            arrived: Told of the bytes of every batch.
+
+        Raises:
+            UploadProblem: It was refused; nothing is left of it then.
+        """
+        take = partial(self._take, info, body=body, expected=expected, arrived=arrived)
+        if key is None:
+            return await take(key=None)
+        evict = partial(body.stop, superseded())
+        async with self._parts.locker.hold(f"key-{key}", 0, evict):
+            return await self._first(key, info.owner) or await take(key=key)
+
+    async def _first(self, key: str, owner: str) -> Snapshot | None:
+        """Return what was stored with this key before."""
+        upload_id = await run(self._parts.pool, self._parts.storage.find, key)
+        if upload_id is None:
+            return None
+        with suppress(UploadMissing):
+            async with self._parts.uploads.use(upload_id) as upload:
+                if upload.info.owner == owner:
+                    return Snapshot.of(upload)
+        return None
+
+    async def _take(
+        self,
+        info: UploadInfo,
+        *,
+        body: Body,
+        expected: Expected,
+        key: str | None,
+        arrived: Callable[[int], None],
+    ) -> Snapshot:
+        parts = self._parts
+        sink = FileSink(parts.storage, info, expected, ledger=parts.ledger, key=key)
+        try:
+            info = await pump(body, sink, parts.pool, arrived)
+        except BaseException:
+            await run(parts.pool, sink.abort)
+            raise
+        chunks = {0: whole_chunk(info)}
+        return Snapshot(info=info, chunks=chunks, touched_at=info.completed_at or 0.0)

@@ -1,0 +1,136 @@
+"""Live progress: a line for every change that the reader had time for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from upload_kit.events import EventKind
+from upload_kit.server.activity import Activity, streaming_progress
+from upload_kit.server.documents import Snapshot
+from upload_kit.server.problems import UploadProblem, as_problem
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable
+
+    from upload_kit.models import StreamingProgress
+    from upload_kit.server.core import Parts, UploadCore
+    from upload_kit.server.storage import UploadInfo
+
+# Seconds between two lines at least: people read them, and charts draw them.
+_PAUSE: Final = 0.1
+
+# Seconds between two looks at what other processes took.
+_LOOK: Final = 0.5
+
+# Seconds without news until a line says that the stream is alive.
+_ALIVE: Final = 15.0
+
+
+class Watcher:
+    """
+    Watches uploads.
+
+    Args:
+        parts: What it works with.
+
+        core: Knows how far uploads are.
+    """
+
+    def __init__(self, parts: Parts, core: UploadCore) -> None:
+        self._parts = parts
+        self._core = core
+        self._look = _LOOK if parts.config.workers > 1 else _ALIVE
+
+    async def watch(
+        self, owner: str, first: Snapshot
+    ) -> AsyncGenerator[StreamingProgress | None, None]:
+        """
+        Yield a line now and at every change, until the upload or the server ends.
+
+        Args:
+            owner: Whose upload it is.
+
+            first: How far it is.
+
+        Yields:
+            A line, or None when there is no news but the stream is alive.
+        """
+        upload_id = first.info.upload_id
+        with self._parts.activities.of(upload_id) as activity:
+            snapshot, kind, version, quiet = first, EventKind.STARTED, -1, 0.0
+            seen: tuple[int, int] | None = None
+            while not activity.closed:
+                state = (len(snapshot.chunks), activity.in_flight)
+                if snapshot.is_complete:
+                    yield streaming_progress(EventKind.COMPLETED, snapshot, activity)
+                    return
+                if state != seen:
+                    yield streaming_progress(
+                        _kind(kind, state, seen), snapshot, activity
+                    )
+                    seen, kind, quiet = state, EventKind.BYTES, time.monotonic()
+                elif time.monotonic() - quiet > _ALIVE:
+                    yield None
+                    quiet = time.monotonic()
+                await asyncio.sleep(_PAUSE)
+                version = await activity.wait(version, self._look)
+                try:
+                    snapshot = await self._core.status(owner, upload_id)
+                except UploadProblem as gone:
+                    yield streaming_progress(
+                        EventKind.FAILED, snapshot, activity, error=gone
+                    )
+                    return
+
+
+async def follow(
+    info: UploadInfo, activity: Activity, storing: Awaitable[Snapshot]
+) -> AsyncGenerator[StreamingProgress, None]:
+    """
+    Yield lines about a file in one request while it is stored, and how that ended.
+
+    Args:
+        info: What is known of it.
+
+        activity: Counts its bytes.
+
+        storing: Ends with the file stored, or raises.
+    """
+    task = asyncio.ensure_future(storing)
+    task.add_done_callback(lambda _task: activity.changed())
+    empty = Snapshot(info=info, chunks={}, touched_at=info.created_at)
+    kind, version = EventKind.STARTED, -1
+    try:
+        while not task.done():
+            yield streaming_progress(kind, empty, activity)
+            kind = EventKind.BYTES
+            await asyncio.wait([task], timeout=_PAUSE)
+            if not task.done():
+                version = await activity.wait(version, _ALIVE)
+        yield _last_line(task, empty, activity)
+    finally:
+        # Whoever reads the lines went away, or the server stops: so does the file.
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def _last_line(
+    task: asyncio.Future[Snapshot], empty: Snapshot, activity: Activity
+) -> StreamingProgress:
+    try:
+        return streaming_progress(EventKind.COMPLETED, task.result(), activity)
+    except (UploadProblem, OSError) as error:
+        if isinstance(error, ConnectionError):
+            raise
+        problem = as_problem(error, f"storing {empty.info.upload_id}")
+        return streaming_progress(EventKind.FAILED, empty, activity, error=problem)
+
+
+def _kind(
+    kind: EventKind, state: tuple[int, int], seen: tuple[int, int] | None
+) -> EventKind:
+    if seen is not None and state[0] != seen[0]:
+        return EventKind.CONFIRMED
+    return kind
