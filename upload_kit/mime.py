@@ -23,6 +23,7 @@ _BY_SUFFIX: Final = {
     ".h5": "application/x-hdf5",
     ".hdf5": "application/x-hdf5",
     ".ipynb": "application/x-ipynb+json",
+    ".js": "text/javascript",
     ".jsonl": "application/x-ndjson",
     ".m4a": "audio/mp4",
     ".md": "text/markdown",
@@ -48,6 +49,28 @@ _BY_SUFFIX: Final = {
     ".yml": "application/yaml",
     ".zst": "application/zstd",
 }
+# What data begins with that puremagic does not know, or takes for something else: of
+# every zip archive it says that it is a Word document.
+_BY_MAGIC: Final = (
+    (0, b"%PDF-", "application/pdf"),
+    (0, b"ARROW1", "application/vnd.apache.arrow.file"),
+    (0, b"Obj\x01", "application/vnd.apache.avro"),
+    (0, b"PAR1", "application/vnd.apache.parquet"),
+    (0, b"SQLite format 3\0", "application/vnd.sqlite3"),
+    (0, b"\x1f\x8b", "application/gzip"),
+    (0, b"\x89HDF\r\n\x1a\n", "application/x-hdf5"),
+    (0, b"\x93NUMPY", "application/x-npy"),
+    (0, b"BZh", "application/x-bzip2"),
+    (0, b"\xfd7zXZ\0", "application/x-xz"),
+    (0, b"(\xb5/\xfd", "application/zstd"),
+    (0, b"\xff\xd8\xff", "image/jpeg"),
+    (257, b"ustar", "application/x-tar"),
+    # EPUB and OpenDocument name their type in a first member called "mimetype".
+    (30, b"mimetype", None),
+    (0, b"PK\x03\x04", "application/zip"),
+)
+# puremagic's confidence below which it guesses: "text" anywhere is a document to it.
+_CERTAIN: Final = 0.5
 # Python's own table, without what this machine's files would add to it.
 _TABLE: Final = mimetypes.MimeTypes(filenames=())
 
@@ -77,11 +100,20 @@ def detect_mime_type(name: str, head: bytes = b"") -> str:
 
 
 def _by_content(head: bytes) -> str:
+    for offset, magic, mime_type in _BY_MAGIC:
+        if head.startswith(magic, offset):
+            return mime_type or _guess(head)
+    return _guess(head)
+
+
+def _guess(head: bytes) -> str:
     if not head:
         return UNKNOWN
     import puremagic
 
     try:
-        return puremagic.from_string(head[:_LOOKED_AT], mime=True) or UNKNOWN
+        matches = puremagic.magic_string(head[:_LOOKED_AT])
     except (puremagic.PureError, ValueError):
         return UNKNOWN
+    certain = (match for match in matches if match.confidence >= _CERTAIN)
+    return next((match.mime_type for match in certain if match.mime_type), UNKNOWN)
