@@ -38,6 +38,7 @@ from upload_kit.progress import Feed, Hub, ProgressState
 from upload_kit.reading import ChunkReader, ReadingOptions
 from upload_kit.retry import RetryState
 from upload_kit.sessions.history import HistoryRow
+from upload_kit.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -59,6 +60,8 @@ _T = TypeVar("_T")
 _BYTES_INTERVAL: Final = 0.02
 # Seconds that clearing up after a failed or cancelled upload may take.
 _CLEAR_UP: Final = 10.0
+# Bytes of a file up to which no session is made, unless somebody asks for one.
+_NO_SESSION: Final = MIB
 # Tries of the first contact: a wrong port should not take a minute to tell.
 _FIRST_CONTACT: Final = 4
 
@@ -230,12 +233,7 @@ class Engine:
             spec.size, self._policy.chunk_size, capabilities, where=self._shared.shown
         )
         keeper = self._shared.keeper
-        if keeper is None or not (capabilities.resumable and self._source.rereadable):
-            if self._request.session_id is not None:
-                raise ConfigurationError(
-                    f"{spec.name} cannot be resumed: the source or the destination"
-                    " keeps nothing to go on with."
-                )
+        if keeper is None or not self._may_resume(spec, capabilities):
             return await self._transfer(spec, capabilities)
         async with keeper.hold(
             spec, self._plan, self._source, session_id=self._request.session_id
@@ -244,6 +242,24 @@ class Engine:
             self.session_id = checkpoint.session.session_id
             self._plan = replace(self._plan, chunk_size=checkpoint.session.chunk_size)
             return await self._transfer(spec, capabilities)
+
+    def _may_resume(self, spec: UploadSpec, capabilities: Capabilities) -> bool:
+        """
+        Return whether a session would be of use.
+
+        Raises:
+            ConfigurationError: One is asked for that cannot be gone on with.
+        """
+        possible = capabilities.resumable and self._source.rereadable
+        if self._request.session_id is not None:
+            if not possible:
+                raise ConfigurationError(
+                    f"{spec.name} cannot be resumed: the source or the destination"
+                    " keeps nothing to go on with."
+                )
+            return True
+        # What is small is sent again sooner than it is remembered.
+        return possible and (spec.size is None or spec.size > _NO_SESSION)
 
     async def _first_contact(self, call: Callable[[], Awaitable[_T]]) -> _T:
         return await self._retrying(call, self._first_policy)
@@ -463,7 +479,7 @@ class Engine:
                     f" {self._source.name} has {self._sha256}."
                 )
             return Verification.SHA256
-        if "sha256" in capabilities.checksums:
+        if capabilities.checksums:
             return Verification.CHUNKS
         return Verification.NONE if stored.size is None else Verification.SIZE
 

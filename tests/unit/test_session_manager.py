@@ -233,7 +233,10 @@ class TestCreateAndGet:
 class TestFind:
     async def find(self, manager: SessionManager) -> UploadSession | None:
         return await manager.find(
-            source="/data/big.bin", destination="memory://here", identity=IDENTITY
+            source="/data/big.bin",
+            name="big.bin",
+            destination="memory://here",
+            identity=IDENTITY,
         )
 
     async def test_newest_match_is_found(

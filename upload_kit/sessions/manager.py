@@ -171,7 +171,7 @@ class SessionManager:
         return session
 
     async def find(
-        self, *, source: str, destination: str, identity: SourceIdentity
+        self, *, source: str, name: str, destination: str, identity: SourceIdentity
     ) -> UploadSession | None:
         """
         Return the newest session that can go on with this upload, or None.
@@ -179,12 +179,14 @@ class SessionManager:
         Args:
             source: Absolute path of the source.
 
+            name: What it is called at the destination.
+
             destination: URL of the destination, as the session has it.
 
             identity: What the source looks like now; a changed source has no session.
         """
         sessions = self.store.scan(
-            on_corrupt=self._note, source=source, destination=destination
+            on_corrupt=self._note, source=source, name=name, destination=destination
         )
         found = None
         async for session in sessions:

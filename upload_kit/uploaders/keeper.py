@@ -54,10 +54,12 @@ class Keeper:
     async def _find(self, source: Source) -> UploadSession | None:
         if source.path is None or source.identity is None:
             return None
-        session = await self.manager.find(
-            source=source.path, destination=self._destination, identity=source.identity
+        return await self.manager.find(
+            source=source.path,
+            name=source.name,
+            destination=self._destination,
+            identity=source.identity,
         )
-        return session if session is not None and session.name == source.name else None
 
     async def make(self, spec: UploadSpec, plan: Plan, source: Source) -> UploadSession:
         """Make a session for an opened source."""
