@@ -60,7 +60,7 @@ _T = TypeVar("_T")
 _BYTES_INTERVAL: Final = 0.02
 # Seconds that clearing up after a failed or cancelled upload may take.
 _CLEAR_UP: Final = 10.0
-# Bytes of a file up to which no session is made, unless somebody asks for one.
+# Bytes of a file in one chunk up to which no session is made, unless asked for.
 _NO_SESSION: Final = MIB
 # Tries of the first contact: a wrong port should not take a minute to tell.
 _FIRST_CONTACT: Final = 4
@@ -258,8 +258,9 @@ class Engine:
                     " keeps nothing to go on with."
                 )
             return True
-        # What is small is sent again sooner than it is remembered.
-        return possible and (spec.size is None or spec.size > _NO_SESSION)
+        # One small chunk is sent again sooner than it is remembered.
+        small = spec.size is not None and spec.size <= _NO_SESSION
+        return possible and not (small and self._plan.total_chunks == 1)
 
     async def _first_contact(self, call: Callable[[], Awaitable[_T]]) -> _T:
         return await self._retrying(call, self._first_policy)
