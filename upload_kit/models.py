@@ -362,9 +362,9 @@ class UploadResult(Record):
 
     @property
     def rate(self) -> float:
-        """Bytes of the source that were moved a second, without those resumed."""
-        moved = (self.size or 0) - self.bytes_resumed
-        return moved / self.seconds if self.seconds > 0 and moved > 0 else 0.0
+        """Bytes of the source that arrived a second, without those resumed."""
+        arrived = sum(chunk.size for chunk in self.chunks) - self.bytes_resumed
+        return arrived / self.seconds if self.seconds > 0 and arrived > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
