@@ -149,6 +149,10 @@ class LaneFlow:
         self._counted += source
         self._context.state.handed(wire, source)
         self._context.emit(EventKind.BYTES)
+        self._allow_next()
+
+    def _allow_next(self) -> None:
+        """Give the next piece its time, or the answer where no piece is left."""
         policy = self._context.policy
         if self._wire_left > 0:
             self._allow(policy.stall_timeout)
@@ -160,6 +164,7 @@ class LaneFlow:
         """Take back what was counted for this chunk; count so many as skipped."""
         self._wire_left = self._wire_size - wire
         self._count_anew(source)
+        self._allow_next()
 
     def _count_anew(self, source: int) -> None:
         self._context.state.taken_back(self._counted - source)
