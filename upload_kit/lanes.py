@@ -92,6 +92,7 @@ class LaneFlow:
         self._counted = 0
         self._wire_size = 0
         self._wire_left = 0
+        self._broke = False
         self._deadline: asyncio.Timeout | None = None
         self._last_byte_at = 0.0
 
@@ -179,8 +180,8 @@ class LaneFlow:
         Note that the chunk was acknowledged.
 
         Returns:
-            Whether every byte had been handed over, so that no connection can still
-            hold a view of the chunk's buffer.
+            Whether every byte had been handed over in one go, so that no connection,
+            nor one that broke before it, can still hold a view of the chunk's buffer.
         """
         now = time.monotonic()
         self._context.answers.append(now - self._last_byte_at)
@@ -188,12 +189,14 @@ class LaneFlow:
         # An adapter may have skipped bytes that the remote had.
         self._count_anew(size)
         self._counted = 0
-        return self._wire_left <= 0
+        broke, self._broke = self._broke, False
+        return self._wire_left <= 0 and not broke
 
     def fail(self) -> None:
         """Note that a try failed: its bytes count no more."""
         self._count_anew(0)
         self._rate = 0.0
+        self._broke = True
 
 
 class Lane:
