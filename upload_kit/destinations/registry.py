@@ -20,6 +20,7 @@ _HERE: Final = "upload_kit.destinations"
 _FACTORIES: Final[dict[str, str]] = {
     "file": f"{_HERE}.local:LocalDestination",
     "memory": f"{_HERE}.memory:MemoryDestination",
+    "gemini": f"{_HERE}.gemini:GeminiDestination",
     "http": f"{_HERE}.discovery:DiscoveredDestination",
     "https": f"{_HERE}.discovery:DiscoveredDestination",
     "native+http": f"{_HERE}.native:NativeDestination",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, ClassVar, Self, Unpack
+from typing import TYPE_CHECKING, ClassVar, Final, Self, Unpack
 
 from upload_kit.config import (
     DEFAULT_CHUNK_SIZE,
@@ -15,6 +15,7 @@ from upload_kit.config import (
     TransferPolicy,
 )
 from upload_kit.engine import Engine
+from upload_kit.errors import ConfigurationError
 from upload_kit.models import Layer
 from upload_kit.progress import Feed
 from upload_kit.transfer import Transfer
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from upload_kit.uploaders.callbacks import ProgressCallback
     from upload_kit.uploaders.options import FileOptions
 
+_OF_A_KEY: Final = "gemini://"
+
 
 class ChunkedUploader:
     """
@@ -45,7 +48,8 @@ class ChunkedUploader:
 
     Args:
         destination: URL of where files go, such as `file:///srv/store`,
-            `http://host:8000/` or `memory://name/`. A file keeps its name there.
+            `http://host:8000/` or `memory://name/`. A file keeps its name there. None,
+            with an `api_key`: the Gemini Files API.
 
         chunk_size: Bytes a chunk; the destination's limits may change it.
 
@@ -56,6 +60,8 @@ class ChunkedUploader:
         retry: When a chunk is tried again.
 
         token: Bearer token.
+
+        api_key: The same as `token`, as services call it that give out keys.
 
         headers: Further request headers, for HTTP destinations.
 
@@ -88,12 +94,13 @@ class ChunkedUploader:
 
     def __init__(
         self,
-        destination: str,
+        destination: str | None = None,
         *,
         chunk_size: int = DEFAULT_CHUNK_SIZE,
         on_progress: ProgressCallback | None = None,
         retry: RetryPolicy | None = None,
         token: str | Secret | None = None,
+        api_key: str | Secret | None = None,
         headers: Mapping[str, str] | None = None,
         overwrite: bool = True,
         whole_digest: bool = False,
@@ -113,9 +120,9 @@ class ChunkedUploader:
         )
         self._on_progress = on_progress
         self._resources = Resources(
-            destination,
+            _destination(destination, api_key),
             ConnectionOptions(
-                token=Secret(token) if isinstance(token, str) else token,
+                token=_credential(token, api_key),
                 headers=tuple(
                     (name, Secret(value)) for name, value in (headers or {}).items()
                 ),
@@ -221,3 +228,24 @@ class ChunkedUploader:
         if running:
             await asyncio.wait({transfer.task for transfer in running})
         await self._resources.release()
+
+
+def _destination(destination: str | None, api_key: str | Secret | None) -> str:
+    """Return where files go: a key alone stands for the service that gave it out."""
+    if destination is not None:
+        return destination
+    if api_key is None:
+        raise ConfigurationError(
+            "There is no destination.",
+            hint="Give a URL such as file:///srv/store, or api_key=... for Gemini.",
+        )
+    return _OF_A_KEY
+
+
+def _credential(
+    token: str | Secret | None, api_key: str | Secret | None
+) -> Secret | None:
+    if token is not None and api_key is not None:
+        raise ConfigurationError("Give a token or an api_key, not both.")
+    credential = token if api_key is None else api_key
+    return Secret(credential) if isinstance(credential, str) else credential

@@ -23,6 +23,7 @@ class UploaderOptions(TypedDict, total=False):
     on_progress: ProgressCallback | None
     retry: RetryPolicy | None
     token: str | Secret | None
+    api_key: str | Secret | None
     headers: Mapping[str, str] | None
     overwrite: bool
     whole_digest: bool

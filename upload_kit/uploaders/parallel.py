@@ -31,7 +31,8 @@ class ParallelUploader(ChunkedUploader):
     Upload chunks in parallel, and many files at once.
 
     Args:
-        destination: URL of where files go.
+        destination: URL of where files go; None, with an `api_key`: the Gemini Files
+            API.
 
         max_parallel: Chunks on the wire at once, over all files; never more.
 
@@ -49,7 +50,7 @@ class ParallelUploader(ChunkedUploader):
 
     def __init__(
         self,
-        destination: str,
+        destination: str | None = None,
         *,
         max_parallel: int = DEFAULT_PARALLEL,
         **options: Unpack[UploaderOptions],

@@ -48,7 +48,8 @@ class ResumableUploader(ParallelUploader):
     SHA-256 of the whole file is compared end to end.
 
     Args:
-        destination: URL of where files go.
+        destination: URL of where files go; None, with an `api_key`: the Gemini Files
+            API.
 
         session_dir: Where sessions are kept: a folder, a file that ends in `.db`, or
             `memory:`; by default the user's state folder.
@@ -82,7 +83,7 @@ class ResumableUploader(ParallelUploader):
 
     def __init__(
         self,
-        destination: str,
+        destination: str | None = None,
         *,
         session_dir: str | os.PathLike[str] | None = None,
         session_ttl: float | None = DEFAULT_SESSION_TTL,
