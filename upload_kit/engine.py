@@ -25,6 +25,7 @@ from upload_kit.errors import (
 )
 from upload_kit.events import EventKind, UploadEvent
 from upload_kit.lanes import Lane, LaneContext
+from upload_kit.logs import about
 from upload_kit.mime import detect_mime_type
 from upload_kit.models import (
     Stage,
@@ -200,6 +201,10 @@ class Engine:
             UploadKitError: It failed; `session_id` says how to go on, if it can.
             asyncio.CancelledError: It was cancelled.
         """
+        with about(transfer=self.state.transfer_id):
+            return await self._run()
+
+    async def _run(self) -> UploadResult:
         self._emit(EventKind.STARTED)
         logger.info("%s: upload to %s starts", self.state.name, self._shared.shown)
         try:

@@ -8,6 +8,7 @@ for everybody; an adapter that knows better looks at `Reply.status` first.
 from __future__ import annotations
 
 import email.utils
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
     from upload_kit.bodies import ChunkBody
     from upload_kit.config import ConnectionOptions
+
+logger = logging.getLogger("upload_kit.wire")
 
 # A body this small goes out together with its headers, in one piece.
 _SMALL: Final = 64 * KIB
@@ -214,6 +217,7 @@ class Wire:
             if response_timeout is not None
             else aiohttp.helpers.sentinel
         )
+        begun = time.perf_counter()
         try:
             async with self._open().request(
                 method,
@@ -224,6 +228,9 @@ class Wire:
                 allow_redirects=False,
             ) as response:
                 content = await _read(response, url)
+                if logger.isEnabledFor(logging.DEBUG):
+                    seconds = time.perf_counter() - begun
+                    _log(method, url, response.status, seconds)
                 return Reply(
                     method=method,
                     raw_url=url,
@@ -276,6 +283,10 @@ class _Sender:
         except UploadKitError as error:
             self.failure = error
             raise
+
+
+def _log(method: str, url: str, status: int, seconds: float) -> None:
+    logger.debug("%s %s -> %d in %.1f ms", method, redact(url), status, 1000 * seconds)
 
 
 async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:
