@@ -8,9 +8,10 @@ neighbouring `bytes` events and never drops another kind. No reader can slow the
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.events import EventKind, UploadEvent
@@ -197,13 +198,16 @@ class Feed:
     """
     The events of one or many uploads, for one reader, at the reader's own pace.
 
-    Neighbouring `bytes` events of one upload are merged into the newest; every other
-    kind is kept. Written from any thread, read in one event loop, by `async for`; it
-    ends after `close`, once everything was read.
+    Unread `bytes` events of one upload with nothing of the same upload in between are
+    merged into the newest; every other kind is kept. Written from any thread, read in
+    one event loop, by `async for`; it ends after `close`, once everything was read.
     """
 
     def __init__(self) -> None:
-        self._events: deque[UploadEvent] = deque()
+        self._events: OrderedDict[int, UploadEvent] = OrderedDict()
+        # Of each upload whose last unread event counts bytes: where that one stands.
+        self._counts: dict[str, int] = {}
+        self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._closed = False
         self._waiting: tuple[asyncio.AbstractEventLoop, asyncio.Event] | None = None
@@ -211,16 +215,13 @@ class Feed:
     def put(self, event: UploadEvent) -> None:
         """Add an event; never blocks."""
         with self._lock:
-            last = self._events[-1] if self._events else None
-            if (
-                last is not None
-                and event.kind is EventKind.BYTES
-                and last.kind is EventKind.BYTES
-                and last.transfer_id == event.transfer_id
-            ):
-                self._events[-1] = event
-            else:
-                self._events.append(event)
+            number = self._counts.pop(event.transfer_id, None)
+            counts = event.kind is EventKind.BYTES
+            if number is None or not counts:
+                number = next(self._numbers)
+            if counts:
+                self._counts[event.transfer_id] = number
+            self._events[number] = event
             self._wake()
 
     def close(self) -> None:
@@ -232,8 +233,9 @@ class Feed:
     def drain(self) -> list[UploadEvent]:
         """Return and remove everything that has not been read yet."""
         with self._lock:
-            events = list(self._events)
+            events = list(self._events.values())
             self._events.clear()
+            self._counts.clear()
         return events
 
     def _wake(self) -> None:
@@ -254,13 +256,19 @@ class Feed:
         while True:
             with self._lock:
                 if self._events:
-                    return self._events.popleft()
+                    return self._next()
                 if self._closed:
                     raise StopAsyncIteration
                 ready = asyncio.Event()
                 self._waiting = (asyncio.get_running_loop(), ready)
             # No limit: whoever feeds it closes it in a `finally`.
             await ready.wait()
+
+    def _next(self) -> UploadEvent:
+        number, event = self._events.popitem(last=False)
+        if self._counts.get(event.transfer_id) == number:
+            del self._counts[event.transfer_id]
+        return event
 
 
 class Hub:
