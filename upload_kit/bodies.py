@@ -60,12 +60,14 @@ class ChunkBody(Protocol):
         """Return all bytes on the wire at once; throttled and counted like a stream."""
         ...
 
-    async def digest(self, algorithm: str) -> bytes:
+    async def digest(self, algorithm: str, skip: int = 0) -> bytes:
         """
         Return a digest of the chunk's bytes before any content coding.
 
         Args:
             algorithm: A name that `hashlib.new` knows, for example `sha256`.
+
+            skip: Bytes of the chunk to leave out at the start.
         """
         ...
 
@@ -175,11 +177,12 @@ class BufferedBody:
         self._flow.handed(len(self._wire), self._chunk.size)
         return self._wire
 
-    async def digest(self, algorithm: str) -> bytes:
+    async def digest(self, algorithm: str, skip: int = 0) -> bytes:
         """Return the digest that came out of reading, or compute another one."""
-        if algorithm == "sha256" and self._chunk.sha256 is not None:
+        if algorithm == "sha256" and skip == 0 and self._chunk.sha256 is not None:
             return bytes.fromhex(self._chunk.sha256)
-        return await in_thread(lambda: hashlib.new(algorithm, self._view).digest())
+        view = self._view[skip:]
+        return await in_thread(lambda: hashlib.new(algorithm, view).digest())
 
 
 class StreamedBody:
@@ -237,13 +240,13 @@ class StreamedBody:
             whole += piece
         return memoryview(whole)
 
-    async def digest(self, algorithm: str) -> bytes:
+    async def digest(self, algorithm: str, skip: int = 0) -> bytes:
         """Return the digest that is known, or read the chunk once to compute it."""
-        if algorithm == "sha256" and self.sha256 is not None:
+        if algorithm == "sha256" and skip == 0 and self.sha256 is not None:
             return bytes.fromhex(self.sha256)
         digest = hashlib.new(algorithm)
         buffer = memoryview(bytearray(MAX_PIECE))
-        position = 0
+        position = skip
         while position < self.size:
             part = buffer[: min(len(buffer), self.size - position)]
             if (
@@ -253,7 +256,7 @@ class StreamedBody:
                 raise SourceChanged(f"{self._source.name} ended too early.")
             self._flow.alive()
             position += len(part)
-        if algorithm == "sha256":
+        if algorithm == "sha256" and skip == 0:
             self._learn(digest.hexdigest())
         return digest.digest()
 
