@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from upload_kit.planning import Capabilities, Plan
 
 # Which answer to OPTIONS tells of which protocol; the first that is there counts.
-_TELLTALES: Final = (("Upload-Kit-Version", "native"),)
+_TELLTALES: Final = (
+    ("Upload-Kit-Version", "native"),
+    ("Tus-Version", "tus"),
+    ("Tus-Resumable", "tus"),
+)
 _OTHERWISE: Final = "put"
 
 

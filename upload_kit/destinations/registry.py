@@ -27,6 +27,8 @@ _FACTORIES: Final[dict[str, str]] = {
     "native+https": f"{_HERE}.native:NativeDestination",
     "put+http": f"{_HERE}.put:PutDestination",
     "put+https": f"{_HERE}.put:PutDestination",
+    "tus+http": f"{_HERE}.tus:TusDestination",
+    "tus+https": f"{_HERE}.tus:TusDestination",
 }
 # What to install when the module behind a scheme cannot be imported.
 _EXTRAS: Final[dict[str, str]] = {}
