@@ -363,8 +363,11 @@ class UploadResult(Record):
     @property
     def rate(self) -> float:
         """Bytes of the source that arrived a second, without those resumed."""
-        arrived = sum(chunk.size for chunk in self.chunks) - self.bytes_resumed
-        return arrived / self.seconds if self.seconds > 0 and arrived > 0 else 0.0
+        arrived = (
+            self.size if self.success else sum(chunk.size for chunk in self.chunks)
+        )
+        moved = (arrived or 0) - self.bytes_resumed
+        return moved / self.seconds if self.seconds > 0 and moved > 0 else 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
