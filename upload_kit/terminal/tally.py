@@ -1,0 +1,96 @@
+"""The sum over many uploads; an event costs the same, however many there are."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from upload_kit.events import EventKind
+from upload_kit.models import Stage, UploadProgress, UploadStatus
+from upload_kit.progress import RateMeter, estimate_time_left
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from upload_kit.events import UploadEvent
+
+
+class Tally:
+    """
+    Counts files and bytes; events may come in groups, but in order.
+
+    Args:
+        files: How many there will be.
+
+        size: Bytes of all files; None if one of them is not known.
+
+        clock: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        files: int,
+        size: int | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.files = files
+        self.complete = 0
+        self.ended = 0
+        self.active: dict[str, UploadEvent] = {}
+        self._size = size
+        self._confirmed = 0
+        self._resumed = 0
+        self._retries = 0
+        self._meter = RateMeter(clock=clock)
+        self._clock = clock
+        self._started = clock()
+
+    def update(self, event: UploadEvent) -> None:
+        """Take in an event."""
+        last = self.active.pop(event.transfer_id, None)
+        now = event.progress
+        before = last.progress if last else None
+        moved = now.confirmed - (before.confirmed if before else 0)
+        resumed = now.resumed - (before.resumed if before else 0)
+        self._confirmed += moved
+        self._resumed += resumed
+        self._retries += now.retries - (before.retries if before else 0)
+        self._meter.add(moved - resumed)
+        if event.kind.is_final:
+            self.ended += 1
+            self.complete += event.kind is EventKind.COMPLETED
+        else:
+            self.active[event.transfer_id] = event
+
+    @property
+    def failed(self) -> int:
+        """How many ended without being complete."""
+        return self.ended - self.complete
+
+    def total(self) -> UploadProgress:
+        """Return the sum, as if all files were one."""
+        elapsed = max(self._clock() - self._started, 1e-9)
+        average = max(0, self._confirmed - self._resumed) / elapsed
+        over = self.ended >= self.files
+        rate = 0.0 if over else self._meter.rate()
+        remaining = None if self._size is None else self._size - self._confirmed
+        return UploadProgress(
+            transfer_id="total",
+            name=f"{self.ended:,} of {self.files:,} files",
+            stage=Stage.UPLOADING,
+            status=self._status(),
+            total=self._size,
+            sent=self._confirmed,
+            confirmed=self._confirmed,
+            resumed=self._resumed,
+            rate=rate,
+            average_rate=average,
+            elapsed=elapsed,
+            eta=estimate_time_left(remaining, rate, average),
+            retries=self._retries,
+        )
+
+    def _status(self) -> UploadStatus:
+        over = self.ended >= self.files
+        return UploadStatus.COMPLETE if over else UploadStatus.UPLOADING
