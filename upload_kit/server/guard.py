@@ -96,8 +96,9 @@ class Guard:
         except web.RequestPayloadError as error:
             return _problem(ProblemType.MALFORMED, f"The body is broken: {error}.")
         except ConnectionError:
-            # The sender is gone; aiohttp knows what to do.
-            raise
+            # The sender is gone, and nobody reads this; raised, aiohttp would log it as
+            # a failure of ours, with a traceback.
+            return web.Response(status=499, reason="Client Closed Request")
         except Exception as error:  # noqa: BLE001 (the outermost edge: told and logged)
             return problem_response(as_problem(error, f"Request {request_id}"))
 

@@ -13,10 +13,10 @@ from upload_kit.server.problems import ProblemType, UploadProblem
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-OWNER: Final = "upload_kit.owner"
+OWNER: Final = web.RequestKey("owner", str)
 """Where a request holds whose uploads it may see."""
 
-CLIENT: Final = "upload_kit.client"
+CLIENT: Final = web.RequestKey("client", str)
 """Where a request holds whom its rates are counted for: a token, or an address."""
 
 _encode: Final = msgspec.json.Encoder().encode
