@@ -7,11 +7,22 @@ ipywidgets nor a cloud's package.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from upload_kit.api import resume, serve, start, upload, upload_many
+    from upload_kit.api.jobs import Job, jobs
+    from upload_kit.api.lookup import history, sessions
+    from upload_kit.api.serving import serve
+    from upload_kit.api.starting import (
+        resume,
+        start,
+        start_many,
+        upload,
+        upload_many,
+    )
     from upload_kit.config import Compression, ConnectionOptions, RetryPolicy, Secret
     from upload_kit.errors import (
         AuthenticationFailed,
@@ -58,7 +69,10 @@ if TYPE_CHECKING:
     from upload_kit.uploaders.resumable import ResumableUploader
 
 _MODULES: Final = {
-    "api": ("resume", "serve", "start", "upload", "upload_many"),
+    "api.jobs": ("Job", "jobs"),
+    "api.lookup": ("history", "sessions"),
+    "api.serving": ("serve",),
+    "api.starting": ("resume", "start", "start_many", "upload", "upload_many"),
     "config": ("Compression", "ConnectionOptions", "RetryPolicy", "Secret"),
     "errors": (
         "AuthenticationFailed",
@@ -111,6 +125,21 @@ __all__ = [  # noqa: PLE0604 (every name is a string of the table above)
     "__version__",
     *sorted(_HOMES),
 ]
+
+
+class _Package(ModuleType):
+    """
+    Keeps functions in place that have the name of a module, such as `sessions`.
+
+    Once a module is imported, the import system makes it an attribute of its package.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

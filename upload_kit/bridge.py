@@ -38,11 +38,10 @@ THREAD_NAME: Final = "upload_kit-io"
 _SLICE: Final = 0.2
 # Seconds for the thread to come up, or to take a function that does no waiting.
 _PATIENCE: Final = 30.0
-# Seconds that uploads get at the end of the program to give back what they hold.
-_GRACE: Final = 3.0
-
-AT_EXIT: Final = "the program ended"
-"""The message of a task's cancellation when the whole program ends."""
+# Seconds that things get at the end of the program: first to end well, then to be
+# cancelled. A Jupyter server kills a kernel that takes 5 s.
+_GRACE: Final = 2.0
+_CANCELLING: Final = 1.0
 
 
 class Bridge:
@@ -53,6 +52,7 @@ class Bridge:
     """
 
     def __init__(self) -> None:
+        self._endings: list[Callable[[], Coroutine[Any, Any, None]]] = []
         self.forget()
 
     def forget(self) -> None:
@@ -183,16 +183,25 @@ class Bridge:
                 hint="Await the job there, or call this from another thread.",
             )
 
+    def at_close(self, ending: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """
+        Have something done in the loop before what still runs there is cancelled.
+
+        Args:
+            ending: A coroutine function; it gets 2 s, together with all others.
+        """
+        self._endings.append(ending)
+
     def close(self) -> None:
-        """Cancel everything that runs, with a time limit, and end the thread."""
+        """End everything that runs, with a time limit, and the thread."""
         with self._starting:
             self._over = True
             loop, self._loop = self._loop, None
             thread, self._thread = self._thread, None
         if loop is None or thread is None:
             return
-        asyncio.run_coroutine_threadsafe(_cancel_all(), loop)
-        thread.join(2 * _GRACE)
+        asyncio.run_coroutine_threadsafe(_end_all(self._endings), loop)
+        thread.join(2 * (_GRACE + _CANCELLING))
 
 
 def _run_loop(ready: concurrent.futures.Future[asyncio.AbstractEventLoop]) -> None:
@@ -209,17 +218,28 @@ def _run_loop(ready: concurrent.futures.Future[asyncio.AbstractEventLoop]) -> No
         loop.close()
 
 
-async def _cancel_all() -> None:
+async def _end_all(endings: list[Callable[[], Coroutine[Any, Any, None]]]) -> None:
     loop = asyncio.get_running_loop()
-    tasks = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in tasks:
-        task.cancel(AT_EXIT)
-    if tasks:
-        _, late = await asyncio.wait(tasks, timeout=_GRACE)
-        if late:
-            logger.warning("%d tasks did not end with the program.", len(late))
-    await loop.shutdown_asyncgens()
-    loop.call_soon(loop.stop)
+    try:
+        if endings:
+            await _let_end([loop.create_task(ending()) for ending in endings])
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=_CANCELLING)
+            if late:
+                logger.warning("%d tasks did not end with the program.", len(late))
+        await loop.shutdown_asyncgens()
+    finally:
+        loop.call_soon(loop.stop)
+
+
+async def _let_end(endings: list[asyncio.Task[None]]) -> None:
+    done, _ = await asyncio.wait(endings, timeout=_GRACE)
+    for ending in done:
+        if not ending.cancelled() and (error := ending.exception()) is not None:
+            logger.error("Something did not end well.", exc_info=error)
 
 
 def wait(future: concurrent.futures.Future[_T], timeout: float | None = None) -> _T:

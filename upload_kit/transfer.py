@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.errors import ConfigurationError, UploadCancelled, UploadKitError
+from upload_kit.sessions.base import INTERRUPTED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -98,6 +99,10 @@ class Transfer:
     def cancel(self) -> None:
         """End it; with a session it can be resumed, without one it is cleared up."""
         self._call(self.task.cancel)
+
+    def interrupt(self) -> None:
+        """End it for now: a session counts as paused, not as cancelled by somebody."""
+        self._call(lambda: self.task.cancel(INTERRUPTED))
 
     def _call(self, function: Callable[[], object]) -> None:
         if not self._loop.is_closed():

@@ -174,20 +174,27 @@ def test_what_runs_is_cancelled_when_the_program_ends() -> None:
     """A program that ends lets its uploads give back what they hold, and is quiet."""
     code = """
 import asyncio
-from upload_kit.bridge import bridge, AT_EXIT
+from upload_kit.bridge import bridge
 async def holds():
     try:
         await asyncio.sleep(60)
-    except asyncio.CancelledError as error:
+    except asyncio.CancelledError:
         # Threads can still be used: what arrived must be written down.
-        await asyncio.to_thread(print, error.args == (AT_EXIT,))
+        await asyncio.to_thread(print, "given back")
         raise
+async def ends():
+    await asyncio.to_thread(print, "ends well")
+bridge.at_close(ends)
 bridge.submit(holds())
 bridge.call(int)
 """
     began = time.monotonic()
     done = run_python(code)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "ends well\ngiven back\n",
+        "",
+    )
     assert time.monotonic() - began < 20
 
 

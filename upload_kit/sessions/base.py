@@ -7,7 +7,7 @@ removed) is in `manager.py` and `lease.py`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from upload_kit.models import Receipt, UploadSession, UploadSpec
     from upload_kit.planning import Plan
     from upload_kit.sources import Source
+
+INTERRUPTED: Final = "interrupted"
+"""The message of a cancellation that ends an upload for now, such as when its program
+ends: the session counts as paused, not as cancelled by somebody."""
 
 
 class SessionStore(Protocol):

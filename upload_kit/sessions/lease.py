@@ -13,6 +13,7 @@ from upload_kit.errors import (
     UploadCancelled,
 )
 from upload_kit.models import UploadStatus
+from upload_kit.sessions.base import INTERRUPTED
 from upload_kit.sessions.owners import new_owner
 from upload_kit.sessions.records import logger
 
@@ -250,7 +251,7 @@ async def unbroken(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _outcome(cause: BaseException | None) -> tuple[UploadStatus, str | None]:
-    if cause is None:
+    if cause is None or cause.args == (INTERRUPTED,):
         return UploadStatus.PAUSED, None
     if isinstance(cause, (asyncio.CancelledError, UploadCancelled, KeyboardInterrupt)):
         return UploadStatus.CANCELLED, None

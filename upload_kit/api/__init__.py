@@ -1,0 +1,1 @@
+"""Uploads from plain code: started, watched, waited for, looked up afterwards."""
