@@ -165,12 +165,16 @@ def _settings(ctx: click.Context, command: str | None) -> Iterator[Setting]:
             Origin.ENVIRONMENT: variable_of(ctx, option),
             Origin.FILE: str(files.origins.get((command, name), "")),
         }.get(origin)
+        value = _value(ctx, option)
+        if origin in {Origin.FLAG, Origin.ENVIRONMENT} and value is None:
+            place = where or f"--{key_of(option)}"
+            raise click.UsageError(f"The value of {place} cannot be used.", ctx)
         if command and not option.expose_value and origin is Origin.DEFAULT:
             continue  # What every command has is told once.
         yield Setting(
             command=command,
             key=key_of(option),
-            value=_shown(option, _value(ctx, option)),
+            value=_shown(option, value),
             origin=origin,
             where=where,
         )
@@ -213,15 +217,16 @@ def _files(root: click.Context) -> FileSettings:
 
 
 def _row(setting: Setting) -> list[str]:
-    value = setting.value
-    shown = "-" if value is None or value == [] else _text(value)
     where = setting.origin.value
     if setting.where:
         where = f"{where} {setting.where}"
-    return [setting.name, printable(shown), printable(where)]
+    return [setting.name, printable(_text(setting)), printable(where)]
 
 
-def _text(value: str | float | bool | list[str]) -> str:
+def _text(setting: Setting) -> str:
+    value = setting.value
+    if value is None or value == []:
+        return "-"
     if isinstance(value, bool):
         return "true" if value else "false"
     return ", ".join(value) if isinstance(value, list) else str(value)
