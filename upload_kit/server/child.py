@@ -90,6 +90,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
+                env=_environment(),
                 text=True,
                 start_new_session=True,
             )
@@ -145,6 +146,16 @@ class ServerProcess:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
+
+
+def _environment() -> dict[str, str]:
+    """Leave the user's own settings for servers out: the options say everything."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("UPLOAD_KIT_SERVE_")
+    }
+    return {**kept, "UPLOAD_KIT_CONFIG": os.devnull}
 
 
 def _read(process: subprocess.Popen[str], found: queue.SimpleQueue[str | None]) -> None:
