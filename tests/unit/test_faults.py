@@ -54,6 +54,24 @@ def test_every_kind_is_drawn() -> None:
     assert drawn == set(FaultKind)
 
 
+def test_stalls_without_an_end_come_as_often_as_asked() -> None:
+    """Of the random stalls, that share is for ever; of the others none."""
+    plan = FaultPlan(share=1.0, endless=0.3)
+    drawn = [fault for i in range(7000) for fault in plan.for_connection(i)]
+    stalls = [fault for fault in drawn if fault.kind is FaultKind.STALL]
+    endless = [fault for fault in drawn if fault.seconds is None]
+    assert {fault.kind for fault in endless} == {FaultKind.STALL}
+    assert abs(len(endless) / len(stalls) - 0.3) <= 0.06
+
+
+def test_busy_times_differ_in_what_they_answer() -> None:
+    """Every status and every form of `Retry-After` comes."""
+    plan = FaultPlan(share=1.0, kinds=(FaultKind.BUSY,))
+    drawn = [fault for i in range(200) for fault in plan.for_connection(i)]
+    assert {fault.status for fault in drawn} == {429, 500, 502, 503}
+    assert {fault.retry_after for fault in drawn} == {None, 0, 1}
+
+
 def test_another_seed_gives_other_faults() -> None:
     """Two seeds are two runs."""
     one, two = FaultPlan(seed=1, share=1.0), FaultPlan(seed=2, share=1.0)
@@ -89,7 +107,10 @@ def test_plan_survives_json(plan: FaultPlan) -> None:
             id="lost-reply-down",
         ),
         pytest.param(lambda: Fault(kind=FaultKind.REFUSE, after=1), id="late-refusal"),
+        pytest.param(lambda: Fault(kind=FaultKind.BUSY, after=1), id="late-busy"),
+        pytest.param(lambda: Fault(kind=FaultKind.BUSY, status=200), id="status"),
         pytest.param(lambda: FaultPlan(share=1.1), id="share"),
+        pytest.param(lambda: FaultPlan(endless=-0.1), id="endless"),
         pytest.param(lambda: FaultPlan(within=0), id="within"),
         pytest.param(lambda: FaultPlan(max_seconds=-1), id="max-seconds"),
         pytest.param(lambda: FaultPlan(kinds=()), id="kinds"),

@@ -364,6 +364,37 @@ async def test_refusal_for_good_ends_with_the_link() -> None:
         assert sink.got == []
 
 
+@pytest.mark.parametrize("retry_after", [None, 0, 7], ids="retry-after-{}".format)
+@pytest.mark.parametrize("status", [429, 500, 502, 503], ids=str)
+async def test_busy_time_is_answered_in_the_servers_place(
+    status: int, retry_after: int | None
+) -> None:
+    """The request gets a whole answer and the end; the server hears nothing."""
+    fault = Fault(kind=FaultKind.BUSY, status=status, retry_after=retry_after)
+    async with linked((fault,)) as (link, sink):
+        for _ in range(2):
+            answer = await send(link, b"PUT / HTTP/1.1\r\n\r\n" + bytes(200_000))
+            assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+            assert (f"Retry-After: {retry_after}\r\n".encode() in answer) == (
+                retry_after is not None
+            )
+            assert answer.endswith(b"\r\n\r\n")
+        assert sink.got == []
+        assert link.stats.faults == 2
+
+
+async def test_busy_time_ends() -> None:
+    """Afterwards the server is reached again."""
+    async with linked((Fault(kind=FaultKind.BUSY, seconds=0.2),)) as (link, sink):
+        answers = [await send(link, b"PUT / HTTP/1.1\r\n\r\n")]
+        while answers[-1] != ANSWER and len(answers) < 100:
+            await asyncio.sleep(0.02)
+            answers.append(await send(link, b"PUT / HTTP/1.1\r\n\r\n"))
+        assert answers[0].startswith(b"HTTP/1.1 503 ")
+        assert answers[-1] == ANSWER
+        assert len(sink.got) == 1
+
+
 async def test_faults_of_one_connection_strike_in_turn() -> None:
     """Several faults compose: here a flipped bit, a stall and the end."""
     faults = (

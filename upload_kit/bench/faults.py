@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -36,6 +36,9 @@ class FaultKind(StrEnum):
     REFUSE = "refuse"
     """The connection is reset, and new ones are refused for a while."""
 
+    BUSY = "busy"
+    """For a while, new connections get 429 or 5xx for an answer (HTTP only)."""
+
 
 class Direction(StrEnum):
     """Which way."""
@@ -47,7 +50,10 @@ class Direction(StrEnum):
     """From the server to the client."""
 
 
-_UP_ONLY: Final = frozenset({FaultKind.LOSE_REPLY, FaultKind.REFUSE})
+_AT_ONCE: Final = frozenset({FaultKind.REFUSE, FaultKind.BUSY})
+_UP_ONLY: Final = frozenset({FaultKind.LOSE_REPLY}) | _AT_ONCE
+_BUSY_STATUSES: Final = (429, 500, 502, 503)
+_RETRY_AFTER: Final = (None, 0, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,17 +64,25 @@ class Fault(Record):
     """What happens."""
 
     direction: Direction = Direction.UP
-    """The way whose bytes are counted; a lost reply and a refusal know only `up`."""
+    """The way whose bytes are counted; a lost reply, a refusal and an answer in the
+    server's place know only `up`."""
 
     after: int = 0
     """
     It strikes when so many bytes were carried that way, before the next one is.
 
-    A refusal strikes at once.
+    A refusal strikes at once, and so does an answer in the server's place.
     """
 
     seconds: float | None = None
-    """How long a stall or a refusal lasts; None for as long as the link."""
+    """How long a stall, a refusal or a busy time lasts; None for as long as the
+    link."""
+
+    status: int = 503
+    """What a busy server is made to answer."""
+
+    retry_after: int | None = None
+    """Seconds that it asks to wait; None for no such field."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -76,10 +90,12 @@ class Fault(Record):
             raise ConfigurationError(f"A fault cannot have a negative number: {self}.")
         if self.kind in _UP_ONLY and self.direction is not Direction.UP:
             raise ConfigurationError(f"A {self.kind} counts the bytes up only.")
-        if self.kind is FaultKind.REFUSE and self.after:
+        if self.kind in _AT_ONCE and self.after:
             raise ConfigurationError(
-                f"A refusal strikes at once, not after {self.after}."
+                f"A {self.kind} strikes at once, not after {self.after}."
             )
+        if not 400 <= self.status <= 599:
+            raise ConfigurationError(f"Not the status of a failure: {self.status}.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +127,16 @@ class FaultPlan(Record):
     """Bytes up; a random fault strikes before so many were carried."""
 
     max_seconds: float = 1.0
-    """A random stall or refusal lasts no longer."""
+    """A random stall, refusal or busy time lasts no longer."""
+
+    endless: float = 0.0
+    """Of the random stalls, how many never end: 0 to 1."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not 0 <= self.share <= 1:
-            raise ConfigurationError(f"share goes from 0 to 1, not {self.share}.")
+        for share in (self.share, self.endless):
+            if not 0 <= share <= 1:
+                raise ConfigurationError(f"A share goes from 0 to 1, not {share}.")
         if self.within < 1 or self.max_seconds < 0 or not self.kinds:
             raise ConfigurationError(f"No random fault can be drawn from {self}.")
 
@@ -135,9 +155,18 @@ class FaultPlan(Record):
         kind = draw.choice(self.kinds)
         direction = Direction.UP if kind in _UP_ONLY else draw.choice(tuple(Direction))
         reach = self.within if direction is Direction.UP else _REPLY_BYTES
-        return Fault(
+        fault = Fault(
             kind=kind,
             direction=direction,
-            after=0 if kind is FaultKind.REFUSE else draw.randrange(reach),
+            after=0 if kind in _AT_ONCE else draw.randrange(reach),
             seconds=draw.uniform(0, self.max_seconds),
         )
+        if kind is FaultKind.STALL and draw.random() < self.endless:
+            return replace(fault, seconds=None)
+        if kind is FaultKind.BUSY:
+            return replace(
+                fault,
+                status=draw.choice(_BUSY_STATUSES),
+                retry_after=draw.choice(_RETRY_AFTER),
+            )
+        return fault

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
 from upload_kit.bench.faults import Direction, Fault, FaultKind, FaultPlan
+from upload_kit.bench.faults_busy import answer_busy
 from upload_kit.bench.flows import Counters, Cut, Flow, Line, Shape
 from upload_kit.models import Record
 
@@ -97,6 +98,7 @@ class ShapedLink:
         self._faults = faults or FaultPlan()
         self._lines = {way: Line(self._shape.total_rate) for way in Direction}
         self._counters = Counters(carried=dict.fromkeys(Direction, 0))
+        self._busy: tuple[Fault, float] | None = None
 
     @property
     def stats(self) -> LinkStats:
@@ -138,16 +140,38 @@ class ShapedLink:
                     client, _ = await loop.sock_accept(listener)
                     faults = self._faults.for_connection(self._counters.connections)
                     self._counters.connections += 1
-                    refusals = [f for f in faults if f.kind is FaultKind.REFUSE]
-                    if refusals:
+                    refusal = _first(FaultKind.REFUSE, faults)
+                    busy = self._busy_fault(faults)
+                    if refusal is not None:
                         listener.close()
                         _close(client, reset=True)
-                        await self._refuse(refusals[0])
+                        await self._refuse(refusal)
                         listener = self._listen()
+                    elif busy is not None:
+                        group.create_task(self._answer(client, busy))
                     else:
                         group.create_task(self._connect(client, faults))
             finally:
                 listener.close()
+
+    def _busy_fault(self, faults: tuple[Fault, ...]) -> Fault | None:
+        """Return what a new connection is answered in the server's place, if it is."""
+        now = asyncio.get_running_loop().time()
+        if (fault := _first(FaultKind.BUSY, faults)) is not None:
+            seconds = math.inf if fault.seconds is None else fault.seconds
+            self._busy = (fault, now + seconds)
+            return fault
+        if self._busy is not None and now < self._busy[1]:
+            return self._busy[0]
+        return None
+
+    async def _answer(self, client: socket.socket, fault: Fault) -> None:
+        self._counters.faults += 1
+        try:
+            client.settimeout(0)
+            await answer_busy(client, fault)
+        finally:
+            _close(client, reset=False)
 
     async def _refuse(self, fault: Fault) -> None:
         self._counters.faults += 1
@@ -219,6 +243,10 @@ class ShapedLink:
         listener = self._bind(self.port)
         listener.listen(_BACKLOG)
         return listener
+
+
+def _first(kind: FaultKind, faults: tuple[Fault, ...]) -> Fault | None:
+    return next((fault for fault in faults if fault.kind is kind), None)
 
 
 def _rate(rate: float | None) -> float:
