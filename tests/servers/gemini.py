@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiohttp import web
 
+from tests.servers.gemini_session import Session
 from upload_kit.units import KIB, MIB
 
 if TYPE_CHECKING:
@@ -70,24 +70,6 @@ class Faults:
 
     corrupt: bool = False
     """One byte of every file is stored wrong."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Session:
-    """An upload on its way."""
-
-    id: str
-    facts: dict[str, Any]
-    size: int
-    data: bytearray = field(default_factory=bytearray)
-    received: int = 0
-    digest: Any = field(default_factory=hashlib.sha256)
-    status: str = "active"
-    final: dict[str, Any] | None = None
-    """The file, once it is whole."""
-
-    writer: object = None
-    """Whichever request may write; a later one takes over from a dead one."""
 
 
 class GeminiServer:
@@ -204,7 +186,14 @@ class GeminiServer:
         facts = {_SPELLINGS.get(name, name): value for name, value in named.items()}
         if request.headers.get("X-Goog-Upload-Protocol") != "resumable":
             return _problem(400, "INVALID_ARGUMENT", "Not a resumable upload.")
-        session = Session(id=secrets.token_hex(16), facts=facts, size=int(size))
+        session = Session(
+            id=secrets.token_hex(16),
+            facts=facts,
+            size=int(size),
+            step=self.commit,
+            keep=self.keep,
+            corrupt=self.faults.corrupt,
+        )
         self.sessions[session.id] = session
         query = f"upload_id={session.id}&upload_protocol=resumable"
         headers = {
@@ -247,7 +236,7 @@ class GeminiServer:
         if "finalize" in commands and self.faults.not_final:
             self.faults.not_final -= 1
         elif "finalize" in commands:
-            self._publish(session)
+            await self._publish(session)
         await asyncio.sleep(self.faults.answer_delay)
         if self.faults.lost_answers:
             self.faults.lost_answers -= 1
@@ -280,53 +269,36 @@ class GeminiServer:
     async def _take(self, request: web.Request, session: Session) -> None:
         """Take the bytes as they come; what is kept of a broken request is rounded."""
         session.writer = request
+        session.drop()
         taken = 0
-        whole = request.content_length or 0
         cut = self.faults.cut_after.pop(0) if self.faults.cut_after else None
         stall = self.faults.stall_after.pop(0) if self.faults.stall_after else None
-        pending = bytearray()
-        try:
-            async for piece in request.content.iter_any():
-                if session.writer is not request:
-                    return
-                if cut is not None and taken + len(piece) >= cut:
-                    pending += piece[: cut - taken]
-                    self.bytes_in += cut - taken
-                    _cut(request)
-                pending += piece
-                taken += len(piece)
-                self.bytes_in += len(piece)
-                if stall is not None and taken >= stall:
-                    self.stalled.set()
-                    # Ends when the test's client, or the test, ends.
-                    await asyncio.Event().wait()
-                self._store(session, pending, len(pending) // self.commit * self.commit)
-        finally:
-            if session.writer is request:
-                kept = len(pending) if taken == whole else 0
-                kept = kept or len(pending) // self.commit * self.commit
-                self._store(session, pending, kept)
+        async for piece in request.content.iter_any():
+            if session.writer is not request:
+                return
+            if cut is not None and taken + len(piece) >= cut:
+                self._count(session, piece[: cut - taken])
+                _cut(request)
+            self._count(session, piece)
+            taken += len(piece)
+            if stall is not None and taken >= stall:
+                self.stalled.set()
+                # Ends when the test's client, or the test, ends.
+                await asyncio.Event().wait()
+        session.settle(whole=True)
 
-    def _store(self, session: Session, pending: bytearray, count: int) -> None:
-        if count == 0:
-            return
-        piece = bytes(pending[:count])
-        del pending[:count]
-        if self.faults.corrupt and session.received == 0:
-            piece = bytes([piece[0] ^ 1]) + piece[1:]
-        session.digest.update(piece)
-        session.received += count
-        if self.keep:
-            session.data += piece
+    def _count(self, session: Session, piece: bytes) -> None:
+        self.bytes_in += len(piece)
+        session.take(piece)
 
-    def _publish(self, session: Session) -> None:
+    async def _publish(self, session: Session) -> None:
+        digest = await session.sha256()
         session.status = "final"
-        digest = session.digest.digest()
         written = digest if self.raw_digest else digest.hex().encode()
         name = session.facts.get("name") or f"files/{secrets.token_hex(6)}"
         state = "PROCESSING" if self.processing or self.failure else "ACTIVE"
         session.facts["name"] = name
-        self.contents[name] = bytes(session.data)
+        self.contents[name] = session.content()
         self._looks[name] = self.processing
         self.files[name] = session.final = {
             **session.facts,
