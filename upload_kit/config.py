@@ -14,6 +14,8 @@ from upload_kit.units import KIB, MIB
 DEFAULT_CHUNK_SIZE: Final = 5 * MIB
 DEFAULT_PARALLEL: Final = 3
 DEFAULT_MEMORY_BUDGET: Final = 64 * MIB
+DEFAULT_CONNECT_TIMEOUT: Final = 15.0
+DEFAULT_RESPONSE_TIMEOUT: Final = 120.0
 DEFAULT_SESSION_TTL: Final = 48 * 3600.0
 DEFAULT_CLEANUP_INTERVAL: Final = 3600.0
 
@@ -126,7 +128,7 @@ class TransferPolicy:
     min_rate: int = 1 * KIB
     """Bytes a second; a slower connection is given up for a fresh one."""
 
-    response_timeout: float = 120.0
+    response_timeout: float = DEFAULT_RESPONSE_TIMEOUT
     """Seconds for the remote to answer once it has a chunk's last byte."""
 
     memory_budget: int = DEFAULT_MEMORY_BUDGET
@@ -157,10 +159,10 @@ class ConnectionOptions:
     max_connections: int = 100
     """Open connections at most, over everything that shares one uploader."""
 
-    connect_timeout: float = 15.0
+    connect_timeout: float = DEFAULT_CONNECT_TIMEOUT
     """Seconds to resolve, connect and shake hands."""
 
-    response_timeout: float = 120.0
+    response_timeout: float = DEFAULT_RESPONSE_TIMEOUT
     """Seconds to wait for an answer once a request was sent."""
 
     options: tuple[tuple[str, str], ...] = ()

@@ -40,6 +40,12 @@ class ConnectionKeywords(TypedDict, total=False):
     stall_timeout: float | str
     """Seconds, or for example `30s`, without movement until a fresh connection."""
 
+    connect_timeout: float | str
+    """Seconds to find, reach and greet the destination's host."""
+
+    response_timeout: float | str
+    """Seconds for the destination to answer."""
+
     max_connections: int
     """Open connections at most."""
 
@@ -108,6 +114,8 @@ _PARSERS: Final = {
     "memory_budget": parse_size,
     "limit": parse_rate,
     "stall_timeout": parse_duration,
+    "connect_timeout": parse_duration,
+    "response_timeout": parse_duration,
     "session_ttl": parse_duration,
 }
 _KNOWN: Final = frozenset(StartKeywords.__annotations__) | {"throttle"}

@@ -271,7 +271,7 @@ class NativeUpload:
             f"{self._url}/complete",
             headers=_JSON,
             body=msgspec.json.encode({"sha256": sha256, "size": size}),
-            response_timeout=60.0 + size / _COMPLETE_RATE,
+            response_timeout=self._wire.response_timeout + size / _COMPLETE_RATE,
         )
         if reply.status == 200:
             return _stored(self._base, reply.json())

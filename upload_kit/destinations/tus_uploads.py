@@ -230,7 +230,8 @@ class TusParts:
             return await self._collection.create(
                 self._spec,
                 {"Upload-Concat": f"final;{urls}"},
-                response_timeout=60.0 + size / _JOIN_RATE,
+                response_timeout=self._collection.wire.response_timeout
+                + size / _JOIN_RATE,
             )
         except RemoteRejected as error:
             if error.status in {404, 410}:

@@ -148,6 +148,11 @@ class Wire:
         self._options = options
         self._session: aiohttp.ClientSession | None = None
 
+    @property
+    def response_timeout(self) -> float:
+        """Seconds to wait for an answer, unless a request says otherwise."""
+        return self._options.response_timeout
+
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(

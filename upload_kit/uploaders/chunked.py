@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, ClassVar, Final, Self, Unpack
 
 from upload_kit.config import (
     DEFAULT_CHUNK_SIZE,
+    DEFAULT_CONNECT_TIMEOUT,
     DEFAULT_MEMORY_BUDGET,
+    DEFAULT_RESPONSE_TIMEOUT,
     ConnectionOptions,
     RetryPolicy,
     Secret,
@@ -72,6 +74,11 @@ class ChunkedUploader:
 
         stall_timeout: Seconds without movement after which a connection is given up.
 
+        connect_timeout: Seconds to find, reach and greet the destination's host.
+
+        response_timeout: Seconds for the destination to answer once it was sent what it
+            is to answer to; what grows with the file's size comes on top.
+
         memory_budget: Bytes of chunk buffers, over all uploads of this uploader.
 
         max_connections: Open connections at most.
@@ -105,6 +112,8 @@ class ChunkedUploader:
         overwrite: bool = True,
         whole_digest: bool = False,
         stall_timeout: float = 30.0,
+        connect_timeout: float = DEFAULT_CONNECT_TIMEOUT,
+        response_timeout: float = DEFAULT_RESPONSE_TIMEOUT,
         memory_budget: int = DEFAULT_MEMORY_BUDGET,
         max_connections: int = 100,
         history: bool | str | Path = True,
@@ -116,6 +125,7 @@ class ChunkedUploader:
             whole_digest=whole_digest,
             overwrite=overwrite,
             stall_timeout=stall_timeout,
+            response_timeout=response_timeout,
             memory_budget=memory_budget,
         )
         self._on_progress = on_progress
@@ -127,6 +137,8 @@ class ChunkedUploader:
                     (name, Secret(value)) for name, value in (headers or {}).items()
                 ),
                 max_connections=max_connections,
+                connect_timeout=connect_timeout,
+                response_timeout=response_timeout,
             ),
             self.policy,
             history=history_file(history),

@@ -28,6 +28,8 @@ class UploaderOptions(TypedDict, total=False):
     overwrite: bool
     whole_digest: bool
     stall_timeout: float
+    connect_timeout: float
+    response_timeout: float
     memory_budget: int
     max_connections: int
     history: bool | str | Path
