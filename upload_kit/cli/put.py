@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from upload_kit.cli.gathering import gather
 from upload_kit.cli.parameters import (
     RATE,
     SIZE,
@@ -27,14 +26,14 @@ from upload_kit.models import Layer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from upload_kit.cli.gathering import Item
-    from upload_kit.uploaders.chunked import ChunkedUploader
+    from upload_kit.api.gathering import Found
 
 # Which layer an option needs at least.
 _NEEDS: Final = {
     "parallel": Layer.FEATURE,
     "limit": Layer.POLISH,
     "compress": Layer.POLISH,
+    "compression": Layer.POLISH,
     "session_dir": Layer.POLISH,
 }
 _ORDER: Final = list(Layer)
@@ -92,9 +91,9 @@ def put(
     name: str | None,
     as_json: bool,
     quiet: bool,
-    session_dir: str | None,
-    parallel: int,
     layer: Layer,
+    parallel: int,
+    session_dir: str | None,
     **options: Any,
 ) -> int:
     """
@@ -108,30 +107,26 @@ def put(
     What was cut off is gone on with when the same command is given again, or by
     `upload-kit resume`.
     """
+    from upload_kit.api.keywords import make_uploader
+    from upload_kit.cli.gathering import find_sources
     from upload_kit.cli.uploading import READ_AHEAD, Output, upload_all
 
     _check_layer(ctx, layer)
-    uploader = make_uploader(
-        destination,
-        layer=layer,
-        parallel=parallel,
-        session_dir=session_dir,
-        **options,
-    )
-    items = gather(sources, name=name)
-    settings = ctx.ensure_object(Settings)
+    options |= {"parallel": parallel, "session_dir": session_dir}
+    uploader = make_uploader(destination, _keywords(layer, **options))
+    found = find_sources(sources, name=name)
     return asyncio.run(
         upload_all(
-            [partial(uploader.start, item.source, name=item.name) for item in items],
+            [partial(uploader.start, one.source, name=one.name) for one in found],
             uploaders=[uploader],
             output=Output(
                 json=as_json,
                 quiet=quiet,
-                debug=settings.debug,
+                debug=ctx.ensure_object(Settings).debug,
                 session_dir=session_dir,
             ),
             at_once=1 if layer is Layer.FOUNDATION else parallel * READ_AHEAD,
-            size=_total_size(items),
+            size=_total_size(found),
         )
     )
 
@@ -145,52 +140,36 @@ def _check_layer(ctx: click.Context, layer: Layer) -> None:
             raise click.UsageError(f"--{option} needs --layer {needed.value}.", ctx)
 
 
-def make_uploader(
-    destination: str,
-    *,
+def _keywords(
     layer: Layer,
-    parallel: int,
-    chunk_size: int,
+    *,
     limit: float | None,
     compress: Compression,
     no_overwrite: bool,
     token: str | None,
     token_file: Path | None,
     headers: tuple[tuple[str, str], ...],
-    session_dir: str | None,
-) -> ChunkedUploader:
-    """
-    Make the uploader that the options ask for.
-
-    Raises:
-        ConfigurationError: The destination or an option cannot work.
-    """
-    from upload_kit.uploaders.chunked import ChunkedUploader
-    from upload_kit.uploaders.parallel import ParallelUploader
-    from upload_kit.uploaders.resumable import ResumableUploader
-
-    common: Any = {
-        "chunk_size": chunk_size,
+    **options: Any,
+) -> dict[str, Any]:
+    """Return the options as keywords of `make_uploader`, those that the layer has."""
+    keywords = {
+        "layer": layer,
+        "limit": limit,
+        "compression": compress,
+        "overwrite": not no_overwrite,
         "token": read_token(token, token_file),
         "headers": dict(headers),
-        "overwrite": not no_overwrite,
+        **options,
     }
-    if layer is Layer.FOUNDATION:
-        return ChunkedUploader(destination, **common)
-    if layer is Layer.FEATURE:
-        return ParallelUploader(destination, max_parallel=parallel, **common)
-    return ResumableUploader(
-        destination,
-        max_parallel=parallel,
-        bandwidth_limit=limit,
-        compression=compress,
-        session_dir=session_dir,
-        **common,
-    )
+    return {
+        name: value
+        for name, value in keywords.items()
+        if _ORDER.index(layer) >= _ORDER.index(_NEEDS.get(name, Layer.FOUNDATION))
+    }
 
 
-def _total_size(items: list[Item]) -> int | None:
+def _total_size(found: list[Found]) -> int | None:
     """Return the bytes of all files; one that is not there will fail, and has none."""
-    if not all(isinstance(item.source, str) for item in items):
+    if not all(isinstance(one.source, str) for one in found):
         return None
-    return sum(item.size or 0 for item in items)
+    return sum(one.size or 0 for one in found)

@@ -31,7 +31,12 @@ if TYPE_CHECKING:
 
 @click.command
 @click.argument("session_ids", nargs=-1, metavar="[ID...]")
-@click.option("--all", "everything", is_flag=True, help="All that can be resumed.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="All but those that were cancelled, or that another process works on.",
+)
 @click.option("--limit", type=RATE, help="Bandwidth over all files, such as 10MB/s.")
 @click.option(
     "--parallel",
@@ -66,7 +71,8 @@ def resume(
     ID is that of a session, or how it begins; `upload-kit sessions` lists them. What
     arrived before is not sent again.
     """
-    from upload_kit.cli.finding import find_sessions, load_sessions, resumable
+    from upload_kit.api.lookup import can_resume
+    from upload_kit.cli.finding import find_sessions, load_sessions
     from upload_kit.cli.uploading import READ_AHEAD, Output, upload_all
     from upload_kit.throttle import BandwidthThrottle
     from upload_kit.uploaders.resumable import ResumableUploader
@@ -74,7 +80,11 @@ def resume(
     if bool(session_ids) == everything:
         raise click.UsageError("Name sessions, or give --all.", ctx)
     known = run(load_sessions(session_dir))
-    chosen = resumable(known) if everything else find_sessions(session_ids, known)
+    chosen = (
+        [session for session in known if can_resume(session)]
+        if everything
+        else find_sessions(session_ids, known)
+    )
     if not chosen:
         if not (as_json or quiet):
             click.echo("There is nothing to resume.")

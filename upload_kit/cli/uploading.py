@@ -75,7 +75,7 @@ class Outcome:
 
 class Batch:
     """
-    Runs uploads, a few at a time, until all are done or it is cancelled.
+    Runs uploads, a few at a time, until all are done or it is interrupted.
 
     Args:
         starts: Each begins one upload, when its turn comes.
@@ -92,13 +92,13 @@ class Batch:
         self._feed = feed
         self._at_once = at_once
         self._running: set[Transfer] = set()
-        self._cancelled = False
+        self._interrupted = False
 
-    def cancel(self) -> None:
-        """Cancel what runs, and begin nothing more."""
-        self._cancelled = True
+    def interrupt(self) -> None:
+        """End for now what runs, so that it can be resumed; begin nothing more."""
+        self._interrupted = True
         for transfer in self._running:
-            transfer.cancel()
+            transfer.interrupt()
 
     async def run(self) -> list[Outcome]:
         """Return how each upload ended that was begun, in their order."""
@@ -115,7 +115,7 @@ class Batch:
         outcomes: dict[int, Outcome],
     ) -> None:
         for index, start in turns:
-            if self._cancelled:
+            if self._interrupted:
                 return
             outcomes[index] = await self._one(start())
 
@@ -172,7 +172,7 @@ async def upload_all(
     feed = Feed()
     batch = Batch(starts, feed, at_once=at_once)
     began = time.monotonic()
-    with interruptible(batch.cancel) as interruption:
+    with interruptible(batch.interrupt) as interruption:
         shown = asyncio.create_task(follow(feed, display))
         try:
             async with AsyncExitStack() as stack:
