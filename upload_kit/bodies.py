@@ -13,9 +13,9 @@ import mmap
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from upload_kit.errors import SourceChanged
+from upload_kit.errors import ConfigurationError, SourceChanged
 from upload_kit.threads import in_thread
-from upload_kit.units import MIB
+from upload_kit.units import MIB, format_size
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -249,10 +249,10 @@ class StreamedBody:
         position = skip
         while position < self.size:
             part = buffer[: min(len(buffer), self.size - position)]
-            if (
-                await self._source.read(part, self._chunk.start + position, [digest])
-                == 0
-            ):
+            count = await self._source.read(
+                part, self._chunk.start + position, [digest]
+            )
+            if count < len(part):
                 raise SourceChanged(f"{self._source.name} ended too early.")
             self._flow.alive()
             position += len(part)
@@ -280,7 +280,8 @@ class BufferPool:
     Memory for chunks, bounded by a budget, handed out in the order of asking.
 
     Args:
-        budget: Bytes in use at most; a single buffer may be larger when it is alone.
+        budget: Bytes in use, and kept for later use, at most; a single buffer may be
+            larger when it is alone.
     """
 
     def __init__(self, budget: int) -> None:
@@ -288,6 +289,7 @@ class BufferPool:
         self._used = 0
         self._waiters: deque[tuple[int, asyncio.Future[None]]] = deque()
         self._free: dict[int, list[Buffer]] = {}
+        self._kept = 0
 
     @property
     def used(self) -> int:
@@ -295,7 +297,12 @@ class BufferPool:
         return self._used
 
     async def acquire(self, size: int) -> Buffer:
-        """Return a buffer of exactly this size, once the budget allows it."""
+        """
+        Return a buffer of exactly this size, once the budget allows it.
+
+        Raises:
+            ConfigurationError: The machine has not so much memory.
+        """
         if self._waiters or not self._fits(size):
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             entry = (size, turn)
@@ -309,8 +316,15 @@ class BufferPool:
                 raise
         else:
             self._used += size
-        free = self._free.get(size)
-        return free.pop() if free else _allocate(size)
+        try:
+            return self._take_kept(size) or self._make(size)
+        except (MemoryError, OSError, OverflowError) as error:
+            self._used -= size
+            self._wake()
+            raise ConfigurationError(
+                f"There is no memory for a chunk of {format_size(size)}.",
+                hint="Choose smaller chunks.",
+            ) from error
 
     def release(self, buffer: Buffer, *, reuse: bool) -> None:
         """
@@ -325,14 +339,36 @@ class BufferPool:
         self._used -= len(buffer)
         # Small buffers are cheaper to make than to keep.
         if reuse and len(buffer) >= MAX_PIECE:
-            kept = self._free.setdefault(len(buffer), [])
-            if (len(kept) + 1) * len(buffer) <= self._budget:
-                kept.append(buffer)
+            self._free.setdefault(len(buffer), []).append(buffer)
+            self._kept += len(buffer)
+            self._drop_kept()
         self._wake()
 
     def clear(self) -> None:
         """Let go of the buffers that nobody uses."""
         self._free.clear()
+        self._kept = 0
+
+    def _take_kept(self, size: int) -> Buffer | None:
+        kept = self._free.get(size)
+        if not kept:
+            return None
+        self._kept -= size
+        return kept.pop()
+
+    def _make(self, size: int) -> Buffer:
+        self._drop_kept()
+        return _allocate(size)
+
+    def _drop_kept(self) -> None:
+        """Let go of kept buffers until the budget holds, of rare sizes first."""
+        while self._kept and self._used + self._kept > self._budget:
+            size = min(self._free, key=lambda each: len(self._free[each]))
+            if self._free[size]:
+                self._free[size].pop()
+                self._kept -= size
+            if not self._free[size]:
+                del self._free[size]
 
     def _fits(self, size: int) -> bool:
         return self._used == 0 or self._used + size <= self._budget
