@@ -179,6 +179,19 @@ def test_a_mistake_in_a_file_is_wrong_use(folder: Path) -> None:
     assert "Did you mean 'parallel'?" in result.stderr
 
 
+def test_a_variable_is_called_after_the_option(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`--dir` of `serve` is `UPLOAD_KIT_SERVE_DIR`, whatever the code calls it."""
+    monkeypatch.setenv("UPLOAD_KIT_SERVE_DIR", "/srv/store")
+    monkeypatch.setenv("UPLOAD_KIT_PUT_JSON", "1")
+    monkeypatch.setenv("UPLOAD_KIT_LOG_FORMAT", "json")
+    settings = shown("")
+    assert settings["serve.dir"]["value"] == "/srv/store"
+    assert settings["put.json"]["value"] is True
+    assert settings[".log-format"]["value"] == "json"
+
+
 def test_a_wrong_value_in_the_environment_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -196,11 +209,11 @@ def test_secrets_are_not_shown(
     """Tokens and the values of headers are told to be there, and nothing more."""
     monkeypatch.setenv("UPLOAD_KIT_TOKEN", "hunter2")
     Path("upload-kit.toml").write_text(
-        "[put]\nheader = ['X-Key: swordfish']\n"
+        "[put]\nheader = ['X-Key: swordfish']\n[serve]\ntoken = ['me:mellon']\n"
         "[history]\ndestination = 'https://me:open-sesame@host/?sig=abcdef'\n"
     )
     output = run("config", "show", *words).output
-    for secret in ("hunter2", "swordfish", "open-sesame", "abcdef"):
+    for secret in ("hunter2", "swordfish", "mellon", "open-sesame", "abcdef"):
         assert secret not in output
     assert "X-Key: ***" in output
 

@@ -14,8 +14,8 @@ from upload_kit.cli.config_files import (
     FILES,
     FileSettings,
     default_files,
-    key_of,
 )
+from upload_kit.cli.lazy import key_of
 from upload_kit.cli.parameters import common_options, common_values
 from upload_kit.locations import redact
 from upload_kit.sessions.places import default_session_dir
@@ -162,7 +162,7 @@ def _settings(ctx: click.Context, command: str | None) -> Iterator[Setting]:
             ctx.get_parameter_source(name) or ParameterSource.DEFAULT, Origin.DEFAULT
         )
         where = {
-            Origin.ENVIRONMENT: variable_of(ctx, option),
+            Origin.ENVIRONMENT: str(option.envvar),
             Origin.FILE: str(files.origins.get((command, name), "")),
         }.get(origin)
         value = _value(ctx, option)
@@ -180,13 +180,6 @@ def _settings(ctx: click.Context, command: str | None) -> Iterator[Setting]:
         )
 
 
-def variable_of(ctx: click.Context, option: click.Option) -> str:
-    """Return the environment variable that sets an option."""
-    if isinstance(option.envvar, str):
-        return option.envvar
-    return f"{ctx.auto_envvar_prefix}_{str(option.name).upper()}"
-
-
 def _value(ctx: click.Context, option: click.Option) -> Any:
     """Return the value, also of an option that only has a callback."""
     if option.expose_value:
@@ -198,17 +191,20 @@ def _shown(option: click.Option, value: Any) -> Any:
     """Return a value as plain JSON types, without secrets."""
     if value is None:
         return None
-    if option.name in _SECRETS:
-        return HIDDEN
     if isinstance(value, list | tuple):
-        # What comes in pairs is a header, whose value may be a secret.
-        return [
-            f"{item[0]}: {HIDDEN}" if isinstance(item, tuple) else redact(str(item))
-            for item in value
-        ]
+        return [_shown_item(option, item) for item in value]
+    if key_of(option) in _SECRETS:
+        return HIDDEN
     if isinstance(value, Enum):
         return value.value
     return value if isinstance(value, bool | int | float) else redact(str(value))
+
+
+def _shown_item(option: click.Option, item: object) -> str:
+    """Return one of several values; what comes in pairs is a header, and secret."""
+    if isinstance(item, tuple):
+        return f"{item[0]}: {HIDDEN}"
+    return HIDDEN if key_of(option) in _SECRETS else redact(str(item))
 
 
 def _files(root: click.Context) -> FileSettings:

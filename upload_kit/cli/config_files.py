@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 import platformdirs
 
+from upload_kit.cli.lazy import key_of
 from upload_kit.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -73,11 +74,6 @@ def load_settings(ctx: click.Context, file: Path | None) -> FileSettings:
             table[name] = value
             origins[command, name] = path
     return FileSettings(files=tuple(paths), defaults=defaults, origins=origins)
-
-
-def key_of(parameter: click.Parameter) -> str:
-    """Return what a parameter is called in a file: its long option, without dashes."""
-    return max(parameter.opts, key=len).lstrip("-")
 
 
 class _Reader:

@@ -5,12 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+VARIABLES: Final = "UPLOAD_KIT"
+"""What the names of environment variables begin with."""
+
+
+def key_of(parameter: click.Parameter) -> str:
+    """Return what an option is called in a file: its long form, without dashes."""
+    return max(parameter.opts, key=len).lstrip("-")
+
+
+def name_variables(command: click.Command, prefix: str) -> None:
+    """
+    Have each option of a command take its value from an environment variable as well.
+
+    Options that every command has get none: theirs are those of the group.
+
+    Args:
+        command: Its options keep the variable that they have already.
+
+        prefix: Before the option's long form: `UPLOAD_KIT_PUT` and `--chunk-size` make
+            `UPLOAD_KIT_PUT_CHUNK_SIZE`.
+    """
+    for option in command.params:
+        wanted = isinstance(option, click.Option) and (
+            option.expose_value or isinstance(command, click.Group)
+        )
+        if wanted and option.envvar is None:
+            name = f"{prefix}_{key_of(option)}"
+            option.envvar = name.replace("-", "_").upper()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +89,10 @@ class LazyGroup(click.Group):
         """Import the command, if there is one of this name."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        return self._lazy[cmd_name].load()
+        command = self._lazy[cmd_name].load()
+        if not isinstance(command, click.Group):
+            name_variables(command, f"{VARIABLES}_{cmd_name}")
+        return command
 
     def format_commands(
         self, ctx: click.Context, formatter: click.HelpFormatter

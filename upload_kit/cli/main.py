@@ -10,7 +10,7 @@ import click
 
 import upload_kit
 from upload_kit.cli.config_files import FILES, load_settings
-from upload_kit.cli.lazy import LazyCommand, LazyGroup
+from upload_kit.cli.lazy import VARIABLES, LazyCommand, LazyGroup, name_variables
 from upload_kit.cli.parameters import Settings, common_options
 from upload_kit.cli.running import (
     DONE,
@@ -77,7 +77,6 @@ def _read_files(
     cls=LazyGroup,
     lazy=COMMANDS,
     context_settings={
-        "auto_envvar_prefix": "UPLOAD_KIT",
         "help_option_names": ["-h", "--help"],
         "max_content_width": 100,
     },
@@ -99,6 +98,9 @@ def cli() -> None:
 
     Exit codes: 0 done, 1 an upload failed, 2 wrong use, 130 interrupted.
     """
+
+
+name_variables(cli, VARIABLES)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

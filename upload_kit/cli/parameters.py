@@ -35,14 +35,18 @@ class Settings:
     log_format: LogFormat = LogFormat.TEXT
     """How log lines are written."""
 
-    def set_up_logging(self, *, has_display: bool = True) -> None:
+    def set_up_logging(self) -> None:
         """Log to standard error as the options say."""
         set_up_logging(
             LogSettings(
-                verbosity=self.verbosity,
-                form=self.log_format,
-                has_display=has_display,
+                verbosity=self.verbosity, form=self.log_format, has_display=True
             )
+        )
+
+    def set_up_server_logging(self) -> None:
+        """Log as a server does: its operator reads of every upload, without asking."""
+        set_up_logging(
+            LogSettings(verbosity=max(1, self.verbosity), form=self.log_format)
         )
 
 

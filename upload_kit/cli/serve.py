@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from upload_kit.cli.parameters import RATE, SECONDS, SIZE, OneOf, common_options
+from upload_kit.cli.parameters import (
+    RATE,
+    SECONDS,
+    SIZE,
+    OneOf,
+    Settings,
+    common_options,
+)
 from upload_kit.config import Secret
 from upload_kit.server.config import Durability, ServerConfig
 
@@ -108,6 +115,7 @@ def serve(*, directory: str, as_json: bool, **options: Any) -> None:
     """
     from upload_kit.server.process import serve as run_server
 
+    click.get_current_context().ensure_object(Settings).set_up_server_logging()
     run_server(make_config(directory, **options), ready=_announce(directory, as_json))
 
 
