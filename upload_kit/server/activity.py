@@ -222,6 +222,8 @@ def _result(
             transfer_id=info.upload_id,
         )
     digests = Verification.SHA256 if info.sha256 else Verification.CHUNKS
+    if info.grows and not info.sha256:
+        digests = Verification.SIZE
     return UploadResult(
         success=True,
         name=info.name,

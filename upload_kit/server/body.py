@@ -25,6 +25,8 @@ _T = TypeVar("_T")
 
 _MAX_BATCH: Final = 2 * MIB
 _MIN_BATCH: Final = 64 * KIB
+# Seconds: what comes slowly is not held back until it is much.
+_LONGEST_BATCH: Final = 1.0
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -105,6 +107,7 @@ class HttpBody:
         self._received = 0
         self._watch: _Watch | None = None
         self._problem: UploadProblem | None = None
+        self._broken: Exception | None = None
         self._scope: asyncio.Timeout | None = None
         self.size = request.content_length
         if limits.max_size is not None and (self.size or 0) > limits.max_size:
@@ -127,16 +130,21 @@ class HttpBody:
     async def batch(self) -> tuple[Sequence[bytes], bool]:
         """Return the pieces that come next, and whether they are the last."""
         await self.begin()
-        if self._problem is not None:
-            raise self._problem
+        if failure := self._problem or self._broken:
+            raise failure
+        pieces: list[bytes] = []
+        last = False
         try:
             async with asyncio.timeout(None) as self._scope:
-                pieces, size, last = await self._collect(self._budget.batch_size)
-        except TimeoutError:
-            assert self._problem is not None
-            raise self._problem from None
+                last = await self._collect(pieces, self._budget.batch_size)
+        except (TimeoutError, ConnectionError):
+            # What came before is handed on; what went wrong is told the next time.
+            self._broken = ConnectionResetError("the sender went away")
+            if not pieces:
+                raise (self._problem or self._broken) from None
         finally:
             self._scope = None
+        size = sum(map(len, pieces))
         self._received += size
         if self._pace is not None:
             await self._pace(size)
@@ -159,13 +167,14 @@ class HttpBody:
             await writer.write(_CONTINUE)
             writer.output_size = 0
 
-    async def _collect(self, room: int) -> tuple[list[bytes], int, bool]:
-        """Return pieces as they came, how many bytes they are, and if they are all."""
+    async def _collect(self, pieces: list[bytes], room: int) -> bool:
+        """Add pieces as they come; return whether they are all."""
         assert self._watch is not None
-        pieces: list[bytes] = []
         size = 0
         limit = self._limits.max_size
-        while size < room:
+        loop = asyncio.get_running_loop()
+        enough = loop.time() + _LONGEST_BATCH
+        while size < room and loop.time() < enough:
             self._watch.waiting = True
             piece, ends_http_chunk = await self._content.readchunk()
             self._watch.waiting = False
@@ -174,9 +183,10 @@ class HttpBody:
                 size += len(piece)
                 if limit is not None and self._received + size > limit:
                     raise too_large(limit)
-            elif not ends_http_chunk:
-                return pieces, size, True
-        return pieces, size, False
+            elif not ends_http_chunk or self._content.at_eof():
+                # aiohttp's reader of empty bodies says so only by `at_eof`.
+                return True
+        return False
 
 
 class _Watch:

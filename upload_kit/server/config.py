@@ -76,7 +76,8 @@ class ServerConfig:
     """Further tokens, one a line; read again on SIGHUP."""
 
     allowed_origins: frozenset[str] = frozenset()
-    """Origins of web pages that may use a server without tokens."""
+    """Origins of web pages that may use a server without tokens, and may speak tus to
+    any server; `*` stands for all of them."""
 
     durability: Durability = Durability.FSYNC
     """What an acknowledged byte survives."""
@@ -151,7 +152,7 @@ class ServerConfig:
             raise ConfigurationError("grace and min_rate cannot be negative.")
         if self.default_chunk > self.max_chunk:
             raise ConfigurationError(
-                f"default_chunk {self.default_chunk} is above {self.max_chunk}."
+                f"default_chunk {self.default_chunk} is above max_chunk."
             )
         if self.prefix and not _is_prefix(self.prefix):
             raise ConfigurationError(

@@ -45,6 +45,8 @@ class _Running:
         while (chunk := upload.chunks.get(self._next)) is not None:
             self._next += 1
             self._end = chunk.end
+        if upload.info.grows and upload.chunks:
+            self._end = upload.chunks[0].end
         return self._end
 
     def step(self, upload: StoredUpload, end: int) -> None:

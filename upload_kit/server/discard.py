@@ -8,6 +8,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from upload_kit.models import ChunkMetadata
 from upload_kit.server.config import Durability
 from upload_kit.server.ledger import Usage
 from upload_kit.server.storage import UploadMissing, UploadMoved, whole_chunk
@@ -15,8 +16,7 @@ from upload_kit.server.storage import UploadMissing, UploadMoved, whole_chunk
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from upload_kit.models import ChunkMetadata
-    from upload_kit.server.storage import UploadInfo
+    from upload_kit.server.storage import StoredUpload, UploadInfo
 
 _T = TypeVar("_T")
 
@@ -112,9 +112,10 @@ class DiscardStorage:
             _keep(self._files, upload.info.upload_id, upload)
 
     def remove(self, upload_id: str) -> None:
-        """Forget an unfinished upload."""
+        """Forget an upload."""
         with self._guard:
             self._incoming.pop(upload_id, None)
+            self._files.pop(upload_id, None)
 
     def holds(self, upload: DiscardUpload) -> bool:
         """Return whether an upload is still unfinished."""
@@ -146,8 +147,8 @@ class DiscardUpload:
 
     @property
     def touched_at(self) -> float:
-        """When a chunk was last acknowledged, or the upload began."""
-        return self._touched_at
+        """When a chunk was last acknowledged, or the upload began or was published."""
+        return self._info.completed_at or self._touched_at
 
     def refresh(self) -> None:
         """See whether it was removed."""
@@ -161,6 +162,21 @@ class DiscardUpload:
         """Make a chunk count."""
         self._chunks.setdefault(chunk.index, chunk)
         self._touched_at = time.time()
+
+    def extend(self, end: int) -> None:
+        """Make every byte before `end` count."""
+        known = self._chunks.get(0)
+        self._chunks[0] = ChunkMetadata(
+            index=0, start=0, size=max(end, 0 if known is None else known.size)
+        )
+        self._touched_at = time.time()
+
+    def update(self, info: UploadInfo) -> None:
+        """Replace what is known of it."""
+        self._info = info
+
+    def copy(self, source: StoredUpload, offset: int, start: int, size: int) -> None:
+        """Copy nothing: there is nothing."""
 
     def read(self, offset: int, size: int) -> bytes:
         """

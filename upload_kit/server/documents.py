@@ -24,7 +24,7 @@ class Snapshot:
     """Every chunk that counts."""
 
     touched_at: float
-    """When a chunk was last acknowledged, or the upload began."""
+    """When a chunk was last acknowledged, or the upload began or was published."""
 
     @classmethod
     def of(cls, upload: StoredUpload) -> Self:
@@ -73,9 +73,10 @@ def status_document(
     snapshot: Snapshot, config: ServerConfig, *, with_chunks: bool = False
 ) -> dict[str, object]:
     """Return the status document of docs/dev/native-protocol.md."""
-    info, chunks = snapshot.info, dict(snapshot.chunks)
+    info, complete = snapshot.info, snapshot.is_complete
+    # What grows at its end has one chunk, and that once it is whole.
+    chunks = dict(snapshot.chunks) if complete or not info.grows else {}
     total = total_chunks(info)
-    complete = snapshot.is_complete
     listed = [chunks[i] for i in sorted(chunks)] if with_chunks else None
     return {
         "session_id": info.upload_id,
@@ -87,7 +88,7 @@ def status_document(
         "chunk_size": info.chunk_size,
         "total_chunks": total,
         "received_chunks": len(chunks),
-        "received_bytes": sum(chunk.size for chunk in chunks.values()),
+        "received_bytes": snapshot.received_bytes,
         "missing": [] if complete else missing_ranges(chunks, total),
         "created_at": info.created_at,
         "updated_at": snapshot.touched_at,

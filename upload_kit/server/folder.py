@@ -29,7 +29,7 @@ from upload_kit.server.folder_upload import (
     FolderUpload,
     FolderUploadPaths,
     read_info,
-    remove_incoming,
+    remove,
     sync_folder,
 )
 from upload_kit.server.ledger import Usage
@@ -154,7 +154,7 @@ class FolderStorage:
         if not 0 < _newest(paths.incoming) < before:
             return None
         size = _folder_size(paths.incoming)
-        remove_incoming(paths)
+        remove(paths, paths.incoming)
         return size
 
     def remains(self, before: float) -> Iterator[str]:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
+from upload_kit.models import ChunkMetadata
+from upload_kit.server.extents import copy_all, write_all
 from upload_kit.server.journal import Journal
 from upload_kit.server.names import safe_name
 from upload_kit.server.storage import (
@@ -27,16 +29,13 @@ from upload_kit.server.storage import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from upload_kit.models import ChunkMetadata
+    from upload_kit.server.storage import StoredUpload
 
 DATA: Final = "data.part"
 INFO: Final = ".info.json"
 JOURNAL: Final = ".journal"
 LOCK: Final = ".lock"
 TRASH: Final = ".gone-"
-
-# The least that POSIX systems take in one call; Linux and macOS take just that.
-_IOV_MAX: Final = 1024
 
 _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC
 _encode: Final = msgspec.json.Encoder().encode
@@ -80,7 +79,7 @@ class FolderUpload:
         self._journal = journal
         self._durable = durable
         self._chunks: dict[int, ChunkMetadata] = {}
-        self._touched_at = info.completed_at or info.created_at
+        self._touched_at = info.created_at
         # Guards the journal and the chunks; held for microseconds, but for a sync.
         self._lock = threading.Lock()
         self._queue = threading.Lock()
@@ -185,8 +184,8 @@ class FolderUpload:
 
     @property
     def touched_at(self) -> float:
-        """When a chunk was last acknowledged, or the upload began."""
-        return self._touched_at
+        """When a chunk was last acknowledged, or the upload began or was published."""
+        return self._info.completed_at or self._touched_at
 
     def refresh(self) -> None:
         """See what other processes acknowledged."""
@@ -196,7 +195,14 @@ class FolderUpload:
         if inode not in (self._inode_of(DATA), self._inode_of(self._name)):
             raise UploadMoved
         with self._lock:
+            if self._info.grows:
+                self._read_info()
             self._load()
+
+    def _read_info(self) -> None:
+        """See what another process may have changed; a half-done publishing is none."""
+        if (info := read_info(self._paths.incoming)) is not None:
+            self._info = replace(info, completed_at=None, stored_as=None)
 
     def write(self, offset: int, pieces: Sequence[bytes]) -> None:
         """Put bytes where nothing is acknowledged yet."""
@@ -219,6 +225,27 @@ class FolderUpload:
                 # It was in a group that failed; nobody else answers for it.
                 group.append(chunk)
             self._commit(group)
+
+    def extend(self, end: int) -> None:
+        """Make every byte before `end` count, in an upload that grows."""
+        with self._lock:
+            self._commit([ChunkMetadata(index=0, start=0, size=end)])
+
+    def update(self, info: UploadInfo) -> None:
+        """Replace what is known of an unfinished upload."""
+        with self._lock:
+            _write_info(self._paths.incoming, info, durable=self._durable)
+            if self._durable:
+                sync_folder(self._paths.incoming)
+            self._info = info
+
+    def copy(self, source: StoredUpload, offset: int, start: int, size: int) -> None:
+        """Put bytes of another upload here; the system copies, or shares, them."""
+        assert isinstance(source, FolderUpload)
+        theirs = source._data  # noqa: SLF001 (another one of us)
+        assert self._data is not None
+        assert theirs is not None
+        copy_all(theirs, self._data, start=start, offset=offset, size=size)
 
     def read(self, offset: int, size: int) -> bytes:
         """Return at most `size` bytes that were written."""
@@ -248,7 +275,8 @@ class FolderUpload:
 
     def discard(self) -> None:
         """Remove the upload and its bytes."""
-        remove_incoming(self._paths)
+        published = self._info.completed_at is not None
+        remove(self._paths, self._paths.files if published else self._paths.incoming)
         self.close()
 
     def close(self) -> None:
@@ -279,7 +307,10 @@ class FolderUpload:
         assert self._journal is not None
         if chunks := self._journal.tail():
             for chunk in chunks:
-                self._chunks.setdefault(chunk.index, chunk)
+                known = self._chunks.setdefault(chunk.index, chunk)
+                # Of an upload that grows, each line says how far it is in all.
+                if self._info.grows and chunk.size > known.size:
+                    self._chunks[chunk.index] = chunk
             self._touched_at = max(self._touched_at, self._journal.modified_at())
 
     def _commit(self, group: Sequence[ChunkMetadata]) -> None:
@@ -292,21 +323,6 @@ class FolderUpload:
         if self._durable:
             self._journal.sync()
         self._load()
-
-
-def write_all(fd: int, offset: int, pieces: Sequence[bytes]) -> None:
-    """Write all pieces one after another, however the system splits them."""
-    todo: list[bytes | memoryview] = list(pieces)
-    while todo:
-        written = os.pwritev(fd, todo[:_IOV_MAX], offset)
-        offset += written
-        done = 0
-        while done < len(todo) and written >= len(todo[done]):
-            written -= len(todo[done])
-            done += 1
-        del todo[:done]
-        if written:
-            todo[0] = memoryview(todo[0])[written:]
 
 
 def read_info(folder: str) -> UploadInfo | None:
@@ -322,11 +338,18 @@ def read_info(folder: str) -> UploadInfo | None:
             return None
 
 
-def remove_incoming(paths: FolderUploadPaths) -> None:
-    """Take an upload away in one step, then remove it at leisure."""
+def remove(paths: FolderUploadPaths, folder: str) -> None:
+    """
+    Take an upload away in one step, then remove it at leisure.
+
+    Args:
+        paths: Those of the upload.
+
+        folder: Which of its two folders.
+    """
     trash = f"{paths.root}/incoming/{TRASH}{paths.upload_id}"
     with suppress(FileNotFoundError):
-        os.rename(paths.incoming, trash)
+        os.rename(folder, trash)
     shutil.rmtree(trash, ignore_errors=True)
 
 

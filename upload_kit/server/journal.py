@@ -17,19 +17,21 @@ from upload_kit.models import ChunkMetadata
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-_LINE: Final = re.compile(rb"([0-9]{1,19}) ([0-9]{1,19}) ([0-9]{1,19}) ([0-9a-f]{64})")
+_LINE: Final = re.compile(
+    rb"([0-9]{1,19}) ([0-9]{1,19}) ([0-9]{1,19}) ([0-9a-f]{64}|-)"
+)
 _READ_SIZE: Final = 1 << 20
 
 
 def format_lines(chunks: Iterable[ChunkMetadata]) -> bytes:
     """
-    Write chunks as lines: index, start, size, digest.
+    Write chunks as lines: index, start, size, digest, or `-` where none was computed.
 
     Each begins with a line break as well, so that it stands alone even where a process
     was killed, or the power failed, in the middle of the line before.
     """
     return b"".join(
-        f"\n{c.index} {c.start} {c.size} {c.sha256}\n".encode() for c in chunks
+        f"\n{c.index} {c.start} {c.size} {c.sha256 or '-'}\n".encode() for c in chunks
     )
 
 
@@ -38,9 +40,8 @@ def parse_lines(data: bytes) -> Iterator[ChunkMetadata]:
     for line in data.split(b"\n"):
         if match := _LINE.fullmatch(line):
             index, start, size = (int(group) for group in match.groups()[:3])
-            yield ChunkMetadata(
-                index=index, start=start, size=size, sha256=match[4].decode()
-            )
+            sha256 = None if match[4] == b"-" else match[4].decode()
+            yield ChunkMetadata(index=index, start=start, size=size, sha256=sha256)
 
 
 class Journal:

@@ -31,14 +31,18 @@ class ProblemType(StrEnum):
     ALREADY_COMPLETE = "already-complete"
     INCOMPLETE = "incomplete"
     SUPERSEDED = "superseded"
+    OFFSET_MISMATCH = "offset-mismatch"
     EXPIRED = "expired"
     LENGTH_REQUIRED = "length-required"
+    VERSION = "version"
     TOO_LARGE = "too-large"
     UNSUPPORTED_MEDIA = "unsupported-media"
     EXPECTATION = "expectation"
     DIGEST_MISMATCH = "digest-mismatch"
     SIZE_MISMATCH = "size-mismatch"
+    LOCKED = "locked"
     RATE_LIMITED = "rate-limited"
+    CHECKSUM_MISMATCH = "checksum-mismatch"
     TOO_MANY_SESSIONS = "too-many-sessions"
     INTERNAL = "internal"
     SHUTTING_DOWN = "shutting-down"
@@ -87,11 +91,17 @@ _KINDS: Final = {
     ProblemType.SUPERSEDED: _Kind(
         409, "A newer request took over", "Wait for the answer to the newer request."
     ),
+    ProblemType.OFFSET_MISMATCH: _Kind(
+        409, "The offset is another one", "Ask for the offset with HEAD; go on there."
+    ),
     ProblemType.EXPIRED: _Kind(
         410, "The upload expired", "Begin a new upload; this one is thrown away."
     ),
     ProblemType.LENGTH_REQUIRED: _Kind(
         411, "Content-Length is required", "Send the chunk with a Content-Length."
+    ),
+    ProblemType.VERSION: _Kind(
+        412, "Another version is spoken here", "Send 'Tus-Resumable: 1.0.0'."
     ),
     ProblemType.TOO_LARGE: _Kind(
         413, "Too large", "Send less; OPTIONS tells the limits."
@@ -110,6 +120,9 @@ _KINDS: Final = {
     ProblemType.SIZE_MISMATCH: _Kind(
         422, "The size is another one", "Send as many bytes as were announced."
     ),
+    ProblemType.LOCKED: _Kind(
+        423, "Another request holds this", "Try again when that request has ended.", 1.0
+    ),
     ProblemType.RATE_LIMITED: _Kind(
         429, "Too many requests", "Wait for the time in 'Retry-After'.", 1.0
     ),
@@ -118,6 +131,11 @@ _KINDS: Final = {
         "Too many unfinished uploads",
         "Complete or delete some of those in 'upload/sessions'.",
         60.0,
+    ),
+    ProblemType.CHECKSUM_MISMATCH: _Kind(
+        460,
+        "The bytes differ from their checksum",
+        "Send the same bytes again; none of them were kept.",
     ),
     ProblemType.INTERNAL: _Kind(
         500, "The server failed", "Try again; the server's log has the request's ID."
@@ -139,7 +157,8 @@ _CLIENT_ERRORS: Final = {
     404: "RemoteGone",
     410: "RemoteGone",
     422: "IntegrityError",
-    **dict.fromkeys((408, 429, 500, 503, 507), "RemoteUnavailable"),
+    460: "IntegrityError",
+    **dict.fromkeys((408, 423, 429, 500, 503, 507), "RemoteUnavailable"),
 }
 
 _OS_ERRORS: Final = {

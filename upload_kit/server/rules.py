@@ -43,6 +43,18 @@ class NewUpload:
     whole_digest: bool = False
     """Whether the digest of the whole file will be asked for."""
 
+    grows: bool = False
+    """Whether it grows at its end, instead of coming in chunks."""
+
+    is_part: bool = False
+    """Whether it is only there to be joined with others."""
+
+    joins: tuple[str, ...] = ()
+    """IDs of the parts that it is joined from, in order."""
+
+    traits: dict[str, str] = field(default_factory=dict)
+    """What the protocol that it comes by remembers of it."""
+
 
 def begin(
     config: ServerConfig, owner: str, new: NewUpload, chunk_size: int
@@ -70,6 +82,10 @@ def begin(
         content_type=new.content_type,
         metadata=new.metadata,
         whole_digest=new.whole_digest,
+        grows=new.grows,
+        is_part=new.is_part,
+        joins=new.joins,
+        traits=new.traits,
         created_at=time.time(),
     )
 
@@ -83,9 +99,11 @@ def choose_chunk_size(config: ServerConfig, new: NewUpload) -> int:
     """
     size, chunk_size = new.size or 0, new.chunk_size
     if chunk_size is None:
-        # Larger than the default where that would make too many of them.
+        chunk_size = config.default_chunk
         least = -(-size // config.max_chunks)
-        chunk_size = max(config.default_chunk, -(-least // MIB) * MIB)
+        if least > chunk_size:
+            # The default would make too many of them; whole MiB, if there is room.
+            chunk_size = max(least, min(-(-least // MIB) * MIB, config.max_chunk))
     if not 1 <= chunk_size <= config.max_chunk:
         raise UploadProblem(
             ProblemType.TOO_LARGE,
@@ -121,6 +139,7 @@ def place(
         UploadProblem: There is no such chunk, or it has another size.
     """
     info = upload.info
+    _refuse_if_growing(info)
     start, total = index * info.chunk_size, total_chunks(info)
     if index >= (config.max_chunks if total is None else total):
         raise malformed(f"There is no chunk {index}.")
@@ -154,6 +173,7 @@ def settle(upload: StoredUpload, size: int | None) -> UploadInfo:
         UploadProblem: Chunks are missing, or the size is another one.
     """
     info, chunks = upload.info, dict(upload.chunks)
+    _refuse_if_growing(info)
     received = sum(chunk.size for chunk in chunks.values())
     if info.size is None:
         info = replace(info, size=received if size is None else size)
@@ -206,6 +226,13 @@ def refuse_if_expired(upload: StoredUpload, expires_after: float) -> None:
         raise UploadProblem(
             ProblemType.EXPIRED,
             f"The upload was not continued within {expires_after:g} s.",
+        )
+
+
+def _refuse_if_growing(info: UploadInfo) -> None:
+    if info.grows:
+        raise UploadProblem(
+            ProblemType.NOT_FOUND, "This upload does not come in chunks."
         )
 
 

@@ -63,6 +63,21 @@ class UploadInfo(Record):
     whole_digest: bool = False
     """Whether the digest of the whole file will be asked for."""
 
+    grows: bool = False
+    """Whether it grows at its end, instead of coming in chunks."""
+
+    is_part: bool = False
+    """Whether it is only there to be joined with others; it is never published."""
+
+    joins: tuple[str, ...] = ()
+    """IDs of the parts that it is joined from, in order; nothing else is added."""
+
+    awaited_by: tuple[str, ...] = ()
+    """IDs of the uploads that wait for this part."""
+
+    traits: dict[str, str] = field(default_factory=dict)
+    """What the protocol that it came by remembers of it, and nobody else reads."""
+
     created_at: float = 0.0
     """When it began."""
 
@@ -96,7 +111,7 @@ class StoredUpload(Protocol):
 
     @property
     def touched_at(self) -> float:
-        """When a chunk was last acknowledged, or the upload began."""
+        """When a chunk was last acknowledged, or the upload began or was published."""
         ...
 
     def refresh(self) -> None:
@@ -127,6 +142,39 @@ class StoredUpload(Protocol):
         """
         ...
 
+    def extend(self, end: int) -> None:
+        """
+        Make every byte before `end` count, in an upload that grows.
+
+        Once this returns they are as durable as is promised. An end below what counts
+        already changes nothing.
+        """
+        ...
+
+    def update(self, info: UploadInfo) -> None:
+        """
+        Replace what is known of an unfinished upload; only where it is held.
+
+        Args:
+            info: With the same ID, owner and name.
+        """
+        ...
+
+    def copy(self, source: StoredUpload, offset: int, start: int, size: int) -> None:
+        """
+        Put bytes of another upload of this storage where nothing counts yet.
+
+        Args:
+            source: Where they are.
+
+            offset: Of the first byte, in this upload.
+
+            start: Of the first byte, in the other one.
+
+            size: Bytes.
+        """
+        ...
+
     def read(self, offset: int, size: int) -> bytes:
         """Return at most `size` bytes that were written; fewer only at the end."""
         ...
@@ -141,7 +189,11 @@ class StoredUpload(Protocol):
         ...
 
     def discard(self) -> None:
-        """Remove the upload and its bytes; nothing happens when it is gone."""
+        """
+        Remove the upload and its bytes, published or not.
+
+        Nothing happens when it is gone.
+        """
         ...
 
     def close(self) -> None:
