@@ -49,6 +49,9 @@ TOKENS: Final = web.AppKey("TOKENS", Tokens)
 # Threads for files and hashes; some of them wait for the disk rather than compute.
 _THREADS: Final = 8
 
+# Seconds that requests which were cut off get to put their things away.
+_UNWIND: Final = 5.0
+
 # Seconds that an answer gets to be read by a client that still sends its body.
 _LINGER: Final = 2.0
 
@@ -120,6 +123,7 @@ def create_app(
             cleaning.cancel()
             with suppress(asyncio.CancelledError):
                 await cleaning
+        await guard.until_idle(_UNWIND)
         await _close(parts, rates, background)
 
     async def drain(_app: web.Application) -> None:

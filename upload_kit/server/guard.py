@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 import secrets
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -43,9 +45,18 @@ class Guard:
         self._tokens = tokens
         self._rates = rates
         self._draining = False
+        self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._open_handlers: set[object] = set()
         self._numbers = itertools.count(1)
         self._prefix = secrets.token_hex(4)
+
+    async def until_idle(self, timeout: float) -> None:
+        """Wait until every request that was cut off has put its things away."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._idle.wait()
 
     def open_to_all(self, handler: object) -> None:
         """Let everybody call a handler, with a token or without."""
@@ -67,7 +78,14 @@ class Guard:
         """Answer a request, whatever happens."""
         request_id = f"{self._prefix}-{next(self._numbers):x}"
         begun = time.perf_counter()
-        response = await self._answer(request, handler, request_id)
+        self._active += 1
+        self._idle.clear()
+        try:
+            response = await self._answer(request, handler, request_id)
+        finally:
+            self._active -= 1
+            if not self._active:
+                self._idle.set()
         if not response.prepared:
             response.headers["X-Request-Id"] = request_id
             response.headers["X-Content-Type-Options"] = "nosniff"
@@ -135,7 +153,7 @@ class Guard:
         origin = request.headers.get("Origin")
         if origin is None or not self._tokens.is_open:
             return
-        if origin in self._config.allowed_origins:
+        if {origin, "*"} & self._config.allowed_origins:
             return
         parts = urlsplit(origin)
         same = parts.netloc.lower() == request.host.lower()
