@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import sys
-import time
 from contextlib import aclosing
 from dataclasses import fields
 from pathlib import Path
@@ -17,28 +16,12 @@ import click
 from upload_kit.cli.parameters import MOMENT, OneOf, common_options
 from upload_kit.cli.running import run
 from upload_kit.models import Layer, UploadStatus
-from upload_kit.terminal.table import Column, format_table
-from upload_kit.terminal.words import printable
-from upload_kit.units import format_duration, format_rate, format_size
+from upload_kit.terminal.rows import history_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from upload_kit.sessions.history import HistoryRow
-
-_COLUMNS: Final = (
-    Column(title="STARTED"),
-    Column(title="NAME"),
-    Column(title="STATUS"),
-    Column(title="LAYER"),
-    Column(title="SIZE", right=True),
-    Column(title="TIME", right=True),
-    Column(title="SPEED", right=True),
-    Column(title="RESUMED", right=True),
-    Column(title="RETRIES", right=True),
-    Column(title="VERIFIED"),
-    Column(title="DESTINATION"),
-)
 
 
 class Filters(TypedDict):
@@ -106,27 +89,6 @@ async def load_history(**filters: Unpack[Filters]) -> list[HistoryRow]:
         return []
     async with aclosing(History(path)) as found:
         return await found.rows(**filters)
-
-
-def history_table(rows: Sequence[HistoryRow]) -> str:
-    """Return the rows as a table for people."""
-    return format_table(_COLUMNS, [_cells(row) for row in rows])
-
-
-def _cells(row: HistoryRow) -> list[str]:
-    return [
-        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.started_at)),
-        printable(row.name),
-        row.status.value,
-        row.layer.value,
-        "?" if row.size is None else format_size(row.size),
-        format_duration(row.seconds),
-        format_rate(row.rate) if row.rate else "-",
-        format_size(row.bytes_resumed) if row.bytes_resumed else "-",
-        str(row.retries),
-        row.verified.value,
-        printable(row.destination),
-    ]
 
 
 def _write_table(rows: Sequence[HistoryRow]) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from upload_kit.terminal.display import Display, Silent, follow, make_display
+from upload_kit.terminal.rows import history_table
 from upload_kit.terminal.table import Column, format_table
 from upload_kit.terminal.words import describe_result, printable
 
@@ -13,6 +14,7 @@ __all__ = [
     "describe_result",
     "follow",
     "format_table",
+    "history_table",
     "make_display",
     "printable",
 ]

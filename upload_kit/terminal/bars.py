@@ -95,6 +95,8 @@ class Bars:
 
         tally: Takes in every event.
 
+        tells_results: Whether to write a line of each upload that is complete.
+
         clock: Monotonic seconds.
     """
 
@@ -105,10 +107,12 @@ class Bars:
         out: TextIO,
         tally: Tally,
         *,
+        tells_results: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._out = out
         self._tally = tally
+        self._tells_results = tells_results
         self._clock = clock
         self._few = tally.files <= _ROWS
         self._total = self._row(0) if tally.files > 1 else None
@@ -223,7 +227,7 @@ class Bars:
                 row.leave = False
         for row in [*total, *rows] if self._few else [*rows, *total]:
             row.close()
-        for result in self._results:
+        for result in self._results if self._tells_results else ():
             self._out.write(describe_result(result) + "\n")
         self._out.flush()
 

@@ -54,6 +54,7 @@ def make_display(
     quiet: bool = False,
     files: int = 1,
     size: int | None = None,
+    tells_results: bool = True,
 ) -> Display:
     """
     Return bars for a terminal, plain lines for anything else.
@@ -68,6 +69,8 @@ def make_display(
         files: How many uploads there will be.
 
         size: Bytes of all of them; None if that is not known.
+
+        tells_results: Whether to write a line of each upload that is complete.
     """
     if json:
         return JsonLines(out)
@@ -75,10 +78,10 @@ def make_display(
         return Silent()
     tally = Tally(files=files, size=size)
     if not out.isatty():
-        return PlainLines(out, tally)
+        return PlainLines(out, tally, tells_results=tells_results)
     from upload_kit.terminal.bars import Bars
 
-    return Bars(out, tally)
+    return Bars(out, tally, tells_results=tells_results)
 
 
 async def follow(feed: Feed, display: Display) -> None:

@@ -61,6 +61,8 @@ class PlainLines:
 
         tally: Takes in every event.
 
+        tells_results: Whether to write a line of each upload that is complete.
+
         clock: Monotonic seconds.
     """
 
@@ -71,10 +73,12 @@ class PlainLines:
         out: TextIO,
         tally: Tally,
         *,
+        tells_results: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._out = out
         self._tally = tally
+        self._tells_results = tells_results
         self._clock = clock
         self._one_by_one = tally.files <= _TOLD_ONE_BY_ONE
         self._said: dict[str, tuple[float, int]] = {}
@@ -101,7 +105,7 @@ class PlainLines:
             self._say(
                 event.progress, f"{name}: tries again in {event.wait:.1f} s: {cause}"
             )
-        elif event.kind is EventKind.COMPLETED and event.result is not None:
+        elif self._tells_results and event.result and event.result.success:
             self._write(describe_result(event.result))
         if event.kind.is_final:
             self._said.pop(event.transfer_id, None)

@@ -76,8 +76,13 @@ def describe_result(result: UploadResult) -> str:
         parts.append(f"{format_size(result.bytes_resumed)} were there already")
     if result.retries:
         parts.append(count_retries(result.retries))
-    parts.append(_PROOFS[result.verified])
+    parts.append(proof(result.verified))
     return f"{name}: {', '.join(parts)}, at {printable(result.location or '?')}"
+
+
+def proof(verification: Verification) -> str:
+    """Return how far it is certain that the right bytes arrived."""
+    return _PROOFS[verification]
 
 
 def count_files(count: int) -> str:
