@@ -8,7 +8,9 @@ order, once.
 
 from __future__ import annotations
 
+import asyncio
 import io
+import logging
 import os
 import stat
 import threading
@@ -36,8 +38,12 @@ SourceLike: TypeAlias = (
 )
 """What callers may hand in."""
 
+logger = logging.getLogger("upload_kit.sources")
+
 # Bytes read and hashed at a time: they are still in the core's cache when hashed.
 _STEP: Final = MIB
+# Seconds that a generator may take to end.
+_CLOSE: Final = 5.0
 # A file that is no larger is read whole when it is opened, and bytes that are no more
 # are copied in the event loop: a thread costs more than either.
 _SMALL: Final = 64 * KIB
@@ -53,7 +59,7 @@ class Source(Protocol):
     """Bytes; None when it shows only at the end. Valid after `open`."""
 
     path: str | None
-    """Absolute path that another process could open; None if there is none."""
+    """Absolute path that another process could open, after `open`; None if none."""
 
     identity: SourceIdentity | None
     """What tells whether it is still the same. Valid after `open`."""
@@ -111,7 +117,7 @@ class FileSource:
     ) -> None:
         self._path = Path(path)
         self.name = name or self._path.name
-        self.path: str | None = str(self._path.absolute())
+        self.path: str | None = str(path)
         self.size: int | None = None
         self.identity: SourceIdentity | None = None
         self.head = b""
@@ -124,6 +130,7 @@ class FileSource:
 
     def _open(self) -> None:
         try:
+            self.path = str(self._path.absolute())
             # O_NONBLOCK: opening a FIFO without a writer would wait for ever.
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
             fd = self._fd = os.open(self._path, flags | getattr(os, "O_BINARY", 0))
@@ -139,6 +146,8 @@ class FileSource:
             _require_regular(self._path, facts.st_mode)
             head = memoryview(bytearray(min(_SMALL, facts.st_size)))
             self.head = bytes(head[: self._fill(head, 0, ())])
+            if facts.st_size == 0:
+                self._require_empty()
         except OSError as error:
             self._close()
             raise SourceError(f"Cannot read {self._path}: {error.strerror}.") from error
@@ -147,6 +156,14 @@ class FileSource:
             raise
         self.size = facts.st_size
         self.identity = _identity(facts)
+
+    def _require_empty(self) -> None:
+        """Refuse the kernel's files, of which none says how long it is."""
+        if self._read_into(memoryview(bytearray(1)), 0):
+            raise SourceError(
+                f"{self._path} says that it is empty, and is not.",
+                hint="Open it yourself and hand in the file object.",
+            )
 
     async def read(
         self, buffer: memoryview, start: int, digests: Sequence[Hash] = ()
@@ -238,7 +255,7 @@ class BytesSource:
     identity: SourceIdentity | None = None
 
     def __init__(self, data: bytes | bytearray | memoryview, *, name: str) -> None:
-        self._view = memoryview(data).cast("B")
+        self._view = _flat(data)
         self.name = name
         self.size: int | None = len(self._view)
         self.head = bytes(self._view[:_SMALL])
@@ -256,6 +273,14 @@ class BytesSource:
 
     async def aclose(self) -> None:
         """Nothing needs to be let go of."""
+
+
+def _flat(data: bytes | bytearray | memoryview) -> memoryview:
+    """Return the bytes in a row; copied only where they are not."""
+    view = memoryview(data)
+    if not view.c_contiguous or 0 in (view.shape or ()):
+        return memoryview(view.tobytes())
+    return view.cast("B")
 
 
 class FileObjectSource:
@@ -283,8 +308,8 @@ class FileObjectSource:
             here = self._file.tell()
             end = self._file.seek(0, io.SEEK_END)
             self._file.seek(here)
-        except (OSError, ValueError) as error:
-            raise SourceError(f"Cannot read {self.name}: {error}.") from error
+        except Exception as error:
+            raise _unreadable(self.name, error) from error
         return max(0, end - here)
 
     async def read(
@@ -295,24 +320,33 @@ class FileObjectSource:
 
     def _read(self, buffer: memoryview, digests: Sequence[Hash]) -> int:
         done = 0
-        try:
-            # Raw files and pipes may return less than was asked for.
-            while done < len(buffer):
-                data = self._file.read(min(_STEP, len(buffer) - done))
-                if not isinstance(data, bytes | bytearray | memoryview):
-                    raise SourceError(
-                        f"{self.name} gave {type(data).__name__}, not bytes.",
-                        hint="Open the file in binary mode.",
-                    )
-                if not data:
-                    break
-                buffer[done : done + len(data)] = data
-                for digest in digests:
-                    digest.update(data)
-                done += len(data)
-        except (OSError, ValueError) as error:
-            raise SourceError(f"Cannot read {self.name}: {error}.") from error
+        # Raw files and pipes may return less than was asked for.
+        while done < len(buffer):
+            wanted = min(_STEP, len(buffer) - done)
+            data = self._read_some(wanted)
+            if not data:
+                break
+            buffer[done : done + len(data)] = data
+            for digest in digests:
+                digest.update(data)
+            done += len(data)
         return done
+
+    def _read_some(self, wanted: int) -> bytes:
+        try:
+            data = self._file.read(wanted)
+        except Exception as error:
+            raise _unreadable(self.name, error) from error
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise SourceError(
+                f"{self.name} gave {type(data).__name__}, not bytes.",
+                hint="Open the file in binary mode.",
+            )
+        if len(data) > wanted:
+            raise SourceError(
+                f"{self.name} gave {len(data)} bytes where {wanted} were asked for."
+            )
+        return data
 
     async def aclose(self) -> None:
         """Leave the file open: it is the caller's."""
@@ -343,11 +377,8 @@ class IteratorSource:
         """Collect pieces until the buffer is full; see `Source.read`."""
         done = 0
         while done < len(buffer):
-            if not self._rest:
-                piece = await anext(self._pieces, None)
-                if piece is None:
-                    break
-                self._rest = memoryview(piece).cast("B")
+            if not self._rest and not await self._advance():
+                break
             taken = self._rest[: len(buffer) - done]
             buffer[done : done + len(taken)] = taken
             self._rest = self._rest[len(taken) :]
@@ -356,11 +387,33 @@ class IteratorSource:
             await in_thread(_update, digests, buffer[:done])
         return done
 
+    async def _advance(self) -> bool:
+        """Get the next piece; return whether there was one."""
+        try:
+            # No limit: how fast its data comes is for the caller to say.
+            piece = await anext(self._pieces)
+            self._rest = _flat(piece)
+        except StopAsyncIteration:
+            return False
+        except Exception as error:
+            raise _unreadable(self.name, error) from error
+        return True
+
     async def aclose(self) -> None:
-        """Close the iterator if it is a generator."""
+        """Close the iterator if it is a generator; what it raises is only logged."""
         close = getattr(self._pieces, "aclose", None)
-        if close is not None:
-            await close()
+        if close is None:
+            return
+        try:
+            async with asyncio.timeout(_CLOSE):
+                await close()
+        except Exception:  # Everything was read, or something else went wrong before.
+            logger.exception("%s could not be closed.", self.name)
+
+
+def _unreadable(name: str, error: Exception) -> SourceError:
+    """Return our error for whatever a caller's own object raised."""
+    return SourceError(f"Cannot read {name}: {str(error) or type(error).__name__}.")
 
 
 def _update(digests: Sequence[Hash], view: memoryview) -> None:
@@ -385,6 +438,8 @@ def make_source(
     Raises:
         ConfigurationError: It is nothing that can be uploaded.
     """
+    if size is not None and size < 0:
+        raise ConfigurationError(f"A size cannot be negative: {size}.")
     if isinstance(source, str | os.PathLike):
         return FileSource(source, name=name)
     if isinstance(source, bytes | bytearray | memoryview):
