@@ -230,7 +230,7 @@ class Story:
         self._say(f"\n{_bold('What each layer did')}")
         self._say(format_table(_COLUMNS, cells))
         self._say(f"\n{_bold('What the history says')}")
-        self._say(history_table(rows, with_destination=False))
+        self._say(history_table(rows, short=True))
 
     def _judge(self, rows: Sequence[HistoryRow]) -> None:
         """

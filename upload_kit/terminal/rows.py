@@ -29,22 +29,24 @@ _COLUMNS: Final = (
 )
 
 
-def history_table(rows: Sequence[HistoryRow], *, with_destination: bool = True) -> str:
+def history_table(rows: Sequence[HistoryRow], *, short: bool = False) -> str:
     """
     Return a table with a line an upload.
 
     Args:
         rows: In their order.
 
-        with_destination: Whether to tell where each one went.
+        short: Leave out the day and the destination, where all have the same ones.
     """
-    shown = len(_COLUMNS) if with_destination else len(_COLUMNS) - 1
-    return format_table(_COLUMNS[:shown], [_cells(row)[:shown] for row in rows])
+    columns = _COLUMNS[:-1] if short else _COLUMNS
+    moment = "%H:%M:%S" if short else "%Y-%m-%d %H:%M:%S"
+    cells = [_cells(row, moment)[: len(columns)] for row in rows]
+    return format_table(columns, cells)
 
 
-def _cells(row: HistoryRow) -> list[str]:
+def _cells(row: HistoryRow, moment: str) -> list[str]:
     return [
-        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(row.started_at)),
+        time.strftime(moment, time.localtime(row.started_at)),
         printable(row.name),
         row.status.value,
         row.layer.value,
