@@ -108,11 +108,11 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, without its end."""
         ids = " ".join(f"{kind}={value}" for kind, value in _ids_of(record).items())
+        message = f"{f' [{ids}]' if ids else ''}: {scrub(record.getMessage())}"
         moment = datetime.fromtimestamp(record.created).astimezone()
         line = (
             f"{moment.isoformat(sep=' ', timespec='milliseconds')}"
-            f" {record.levelname:<7} {record.name}{f' [{ids}]' if ids else ''}:"
-            f" {scrub(record.getMessage()).translate(_CONTROL)}"
+            f" {record.levelname:<7} {record.name}{message.translate(_CONTROL)}"
         )
         trace = _traceback_of(record)
         return line if trace is None else f"{line}\n{scrub(trace)}"

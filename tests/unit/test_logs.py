@@ -28,6 +28,7 @@ from upload_kit.logs import (
     set_up_logging,
 )
 from upload_kit.server import ServerConfig, running_server
+from upload_kit.uploaders.chunked import ChunkedUploader
 from upload_kit.uploaders.parallel import ParallelUploader
 
 if TYPE_CHECKING:
@@ -99,6 +100,30 @@ async def test_requests_are_told_without_their_secrets(
     assert {one["transfer_id"] for one in requests} == {result.transfer_id}
     for secret in ("hunter2", "swordfish", "open-sesame"):
         assert secret not in text.getvalue()
+
+
+async def test_the_server_tells_of_every_upload_and_request(
+    tmp_path: Path, lines: Callable[[LogSettings], io.StringIO]
+) -> None:
+    """A line tells which upload and request it is about; uploads begin and end."""
+    text = lines(LogSettings(verbosity=2, form=LogFormat.JSON))
+    async with running_server(ServerConfig(directory=tmp_path, port=0)) as server:
+        uploader = ChunkedUploader(server.url, chunk_size=2_000_000, history=False)
+        await uploader.upload_file(bytes(3_000_000), name="a.bin")
+        await uploader.upload_file(b"small", name="b.bin")
+    documents = [json.loads(line) for line in text.getvalue().splitlines()]
+    told = [one for one in documents if one["logger"] == "upload_kit.server"]
+    assert all("request_id" in one for one in told)
+    of_a = {one["message"]: one for one in told if one["message"].startswith("a.bin")}
+    assert list(of_a) == [
+        "a.bin begins, 3000000 bytes",
+        "a.bin is complete, 3000000 bytes",
+    ]
+    (upload_id,) = {one["upload_id"] for one in of_a.values()}
+    chunks = [one for one in told if one["message"].startswith("PUT")]
+    assert [one["upload_id"] for one in chunks] == [upload_id, upload_id]
+    assert len({one["request_id"] for one in chunks}) == 2
+    assert any(one["message"].startswith("b.bin is complete") for one in told)
 
 
 async def test_ids_reach_tasks_and_end_with_their_block() -> None:

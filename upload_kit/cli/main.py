@@ -11,7 +11,7 @@ import click
 import upload_kit
 from upload_kit.cli.config_files import FILES, load_settings
 from upload_kit.cli.lazy import VARIABLES, LazyCommand, LazyGroup, name_variables
-from upload_kit.cli.parameters import Settings, common_options
+from upload_kit.cli.parameters import Settings, common_options, common_values
 from upload_kit.cli.running import (
     DONE,
     FAILED,
@@ -64,10 +64,9 @@ COMMANDS: Final = {
 }
 
 
-def _read_files(
-    ctx: click.Context, _param: click.Parameter, value: Path | None
-) -> None:
+def _read_files(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
     """Have the files say what options are that are not given."""
+    common_values(ctx)[ctx.command_path, param.name] = value
     files = load_settings(ctx, value)
     ctx.default_map = dict(files.defaults)
     ctx.meta[FILES] = files

@@ -6,12 +6,14 @@ Every protocol of the server ends here; protocols never meet one another.
 
 from __future__ import annotations
 
+import logging
 import time
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from upload_kit.logs import note
 from upload_kit.server import rules
 from upload_kit.server.documents import Snapshot
 from upload_kit.server.intake import ChunkSink, CompareSink
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
     from upload_kit.server.receive import Body
     from upload_kit.server.rules import NewUpload
     from upload_kit.server.storage import Storage, StoredUpload, UploadInfo
+
+log: Final = logging.getLogger("upload_kit.server")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +94,8 @@ class UploadCore:
         info = rules.begin(self._config, owner, new, chunk_size)
         upload = await run(self._pool, self._create, info)
         self._parts.uploads.add(upload)
+        note(upload=info.upload_id)
+        log.info("%s begins, %s bytes", info.name, info.size)
         return Snapshot.of(upload)
 
     async def status(self, owner: str, upload_id: str) -> Snapshot:
@@ -202,6 +208,7 @@ class UploadCore:
                     async with self._hold(upload, None):
                         await run(self._pool, upload.refresh)
                         await run(self._pool, self._discard, upload)
+                    log.info("%s is thrown away", upload.info.name)
             except UploadMoved:
                 continue
             except UploadMissing:
@@ -245,6 +252,7 @@ class UploadCore:
         async with self._hold(upload, None):
             await run(self._pool, upload.refresh)
             await run(self._pool, self._publish, upload, info, digest)
+        log.info("%s is complete, %s bytes", info.name, info.size)
 
     async def _take(
         self,
@@ -339,6 +347,7 @@ class UploadCore:
             await self._drop_if_moved(upload_id)
         async with self._parts.uploads.use(upload_id) as upload:
             self._check(upload, owner, expired=expired or not fresh)
+            note(upload=upload_id)
             try:
                 yield upload
             except UploadMoved:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from upload_kit.logs import note
 from upload_kit.server import rules
 from upload_kit.server.core import superseded
 from upload_kit.server.documents import Snapshot
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from upload_kit.server.receive import Body
     from upload_kit.server.rules import NewUpload
     from upload_kit.server.storage import UploadInfo
+
+log: Final = logging.getLogger("upload_kit.server")
 
 
 class FileCore:
@@ -97,11 +101,14 @@ class FileCore:
         arrived: Callable[[int], None],
     ) -> Snapshot:
         parts = self._parts
+        note(upload=info.upload_id)
         sink = FileSink(parts.storage, info, expected, ledger=parts.ledger, key=key)
         try:
-            info = await pump(body, sink, parts.pool, arrived)
+            stored = await pump(body, sink, parts.pool, arrived)
         except BaseException:
             await run(parts.pool, sink.abort)
             raise
-        chunks = {0: whole_chunk(info)}
-        return Snapshot(info=info, chunks=chunks, touched_at=info.completed_at or 0.0)
+        log.info("%s is complete, %s bytes", stored.name, stored.size)
+        chunks = {0: whole_chunk(stored)}
+        touched_at = stored.completed_at or 0.0
+        return Snapshot(info=stored, chunks=chunks, touched_at=touched_at)

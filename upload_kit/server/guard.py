@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from upload_kit.logs import about
 from upload_kit.server.problems import ProblemType, UploadProblem, as_problem
 from upload_kit.server.replies import CLIENT, OWNER, problem_response
 
@@ -77,6 +78,12 @@ class Guard:
     ) -> web.StreamResponse:
         """Answer a request, whatever happens."""
         request_id = f"{self._prefix}-{next(self._numbers):x}"
+        with about(request=request_id):
+            return await self._serve(request, handler, request_id)
+
+    async def _serve(
+        self, request: web.Request, handler: Handler, request_id: str
+    ) -> web.StreamResponse:
         begun = time.perf_counter()
         self._active += 1
         self._idle.clear()
@@ -94,8 +101,7 @@ class Guard:
             response.force_close()
         if log.isEnabledFor(logging.DEBUG):
             log.debug(
-                "%s %s %s -> %d in %.1f ms",
-                request_id,
+                "%s %s -> %d in %.1f ms",
                 request.method,
                 request.path,
                 response.status,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 from typing import TYPE_CHECKING
 
 from upload_kit.errors import ConfigurationError
+from upload_kit.logs import about, set_up_logging
 from upload_kit.server.app import TOKENS, WorkerRole, running_server
 from upload_kit.server.process import listener, on_hangup, stop_signal, tune_memory
 from upload_kit.server.workers import READY, read_order
@@ -20,13 +20,11 @@ if TYPE_CHECKING:
 def main() -> int:
     """Serve until SIGTERM, SIGINT, or the end of standard input: the parent died."""
     order = read_order(sys.stdin.buffer)
-    logging.basicConfig(
-        level=order.log_level,
-        format=f"%(asctime)s %(levelname)s [worker {order.index}] %(message)s",
-    )
+    set_up_logging(order.logs)
     tune_memory()
     try:
-        asyncio.run(_serve(order))
+        with about(worker=str(order.index)):
+            asyncio.run(_serve(order))
     except ConfigurationError as error:
         sys.stderr.write(f"Worker {order.index}: {error}\n")
         return 2

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Final
 
 from upload_kit.errors import ConfigurationError
+from upload_kit.logs import LogSettings, log_settings
 
 if TYPE_CHECKING:
     from asyncio.subprocess import Process
@@ -47,8 +48,8 @@ class WorkerOrder:
     rates_fd: int
     """File of the clocks that all workers share."""
 
-    log_level: int
-    """How much it logs, as in `logging`."""
+    logs: LogSettings
+    """What it logs, and how."""
 
 
 class WorkerSet:
@@ -150,7 +151,7 @@ class WorkerSet:
             config=self._config,
             index=index,
             rates_fd=self._rates_fd,
-            log_level=log.getEffectiveLevel(),
+            logs=log_settings(),
         )
 
 
