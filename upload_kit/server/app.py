@@ -24,6 +24,7 @@ from upload_kit.server.files import FileCore
 from upload_kit.server.folder import FolderStorage
 from upload_kit.server.guard import Guard
 from upload_kit.server.housekeeping import Housekeeper, recount
+from upload_kit.server.joining import JoiningCore
 from upload_kit.server.ledger import Ledger
 from upload_kit.server.locks import LocalLocker
 from upload_kit.server.native import NativeRoutes
@@ -31,6 +32,7 @@ from upload_kit.server.native_files import NativeFileRoutes
 from upload_kit.server.opened import OpenUploads
 from upload_kit.server.public import PublicRoutes
 from upload_kit.server.rates import RateLimits
+from upload_kit.server.tus import TusRoutes
 from upload_kit.server.watching import Watcher
 
 if TYPE_CHECKING:
@@ -46,11 +48,17 @@ log: Final = logging.getLogger("upload_kit.server")
 TOKENS: Final = web.AppKey("TOKENS", Tokens)
 """Where the application holds its tokens, to have them read again."""
 
+_GUARD: Final = web.AppKey("_GUARD", Guard)
+_ACTIVITIES: Final = web.AppKey("_ACTIVITIES", Activities)
+
 # Threads for files and hashes; some of them wait for the disk rather than compute.
 _THREADS: Final = 8
 
 # Seconds that requests which were cut off get to put their things away.
 _UNWIND: Final = 5.0
+
+# Seconds that aiohttp adds to that: by then all requests had their time already.
+_CUT: Final = 0.1
 
 # Seconds that an answer gets to be read by a client that still sends its body.
 _LINGER: Final = 2.0
@@ -105,10 +113,16 @@ def create_app(
     )
     files = NativeFileRoutes(config, FileCore(parts), bodies)
     public = PublicRoutes(config, guard, parts.storage, parts.pool)
+    tus = TusRoutes(
+        config, core=JoiningCore(parts), files=FileCore(parts), bodies=bodies
+    )
 
     app = web.Application(middlewares=[guard.middleware])
     app[TOKENS] = tokens
-    for route in (*native.routes(), *files.routes(), *public.routes()):
+    app[_GUARD] = guard
+    app[_ACTIVITIES] = parts.activities
+    routes = (*native.routes(), *files.routes(), *public.routes(), *tus.routes(guard))
+    for route in routes:
         path = config.prefix + route.path
         app.router.add_route(
             route.method, path, route.handler, expect_handler=_leave_to_body
@@ -126,12 +140,9 @@ def create_app(
         await guard.until_idle(_UNWIND)
         await _close(parts, rates, background)
 
-    async def drain(_app: web.Application) -> None:
-        guard.drain()
-        parts.activities.close()
-
     app.cleanup_ctx.append(resources)
-    app.on_shutdown.append(drain)
+    app.on_shutdown.append(_drain)
+    tus.attach(app)
     return app
 
 
@@ -147,7 +158,7 @@ def make_runner(app: web.Application, config: ServerConfig) -> web.AppRunner:
         access_log=None,
         keepalive_timeout=config.header_timeout,
         lingering_time=_LINGER,
-        shutdown_timeout=config.grace,
+        shutdown_timeout=_CUT,
     )
 
 
@@ -194,7 +205,27 @@ async def running_server(
         port = await _listen(runner, config, listener)
         yield RunningServer(url=base_url(config, port), port=port, app=app)
     finally:
-        await runner.cleanup()
+        await _stop(runner, config.grace)
+
+
+async def _stop(runner: web.AppRunner, grace: float) -> None:
+    """
+    Take no more requests, let the open ones end, and cut off what is left of them.
+
+    aiohttp would take no more bytes of the open ones either, so they get their time
+    before it hears of it.
+    """
+    for site in list(runner.sites):
+        await site.stop()
+    await _drain(runner.app)
+    await runner.app[_GUARD].until_idle(grace)
+    await runner.cleanup()
+
+
+async def _drain(app: web.Application) -> None:
+    """Refuse what comes from now on, and send watchers away; safe to call again."""
+    app[_GUARD].drain()
+    app[_ACTIVITIES].close()
 
 
 def base_url(config: ServerConfig, port: int) -> str:

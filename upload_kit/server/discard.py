@@ -133,6 +133,7 @@ class DiscardUpload:
         self._storage = storage
         self._info = info
         self._chunks: dict[int, ChunkMetadata] = {}
+        self._waiters: list[str] = []
         self._touched_at = info.created_at
 
     @property
@@ -174,6 +175,14 @@ class DiscardUpload:
     def update(self, info: UploadInfo) -> None:
         """Replace what is known of it."""
         self._info = info
+
+    def add_waiter(self, upload_id: str) -> None:
+        """Remember that another upload waits for this one."""
+        self._waiters.append(upload_id)
+
+    def waiters(self) -> list[str]:
+        """Return the IDs of the uploads that wait for this one."""
+        return list(self._waiters)
 
     def copy(self, source: StoredUpload, offset: int, start: int, size: int) -> None:
         """Copy nothing: there is nothing."""

@@ -143,9 +143,14 @@ def parse_metadata(
     return metadata
 
 
-def check_metadata(metadata: dict[str, str], *, max_keys: int, max_bytes: int) -> None:
+def check_metadata(
+    metadata: Mapping[str, str | bytes], *, max_keys: int, max_bytes: int
+) -> None:
     """Refuse metadata with too many keys or bytes."""
-    size = sum(len(k.encode()) + len(v.encode()) for k, v in metadata.items())
+    size = sum(
+        len(k.encode()) + len(v if isinstance(v, bytes) else v.encode())
+        for k, v in metadata.items()
+    )
     if len(metadata) > max_keys or size > max_bytes:
         raise UploadProblem(
             ProblemType.TOO_LARGE,

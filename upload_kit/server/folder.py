@@ -5,6 +5,7 @@ Uploads in a folder.
                     .info.json      what is known of the upload
                     .journal        a line for every chunk that counts
                     .lock           byte ranges of it are held by requests
+                    .waiters        IDs of uploads that wait for this part of theirs
     DIR/files/ID/NAME               a published file, beside its .info.json and .journal
     DIR/keys/SHA256                 which upload an idempotency key stands for
 

@@ -35,6 +35,7 @@ DATA: Final = "data.part"
 INFO: Final = ".info.json"
 JOURNAL: Final = ".journal"
 LOCK: Final = ".lock"
+WAITERS: Final = ".waiters"
 TRASH: Final = ".gone-"
 
 _OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC
@@ -238,6 +239,25 @@ class FolderUpload:
             if self._durable:
                 sync_folder(self._paths.incoming)
             self._info = info
+
+    def add_waiter(self, upload_id: str) -> None:
+        """Remember that another upload waits for this one, in one atomic write."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _OPEN
+        fd = os.open(f"{self._paths.incoming}/{WAITERS}", flags, 0o600)
+        try:
+            os.write(fd, f"{upload_id}\n".encode())
+            if self._durable:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def waiters(self) -> list[str]:
+        """Return the IDs of the uploads that wait for this one, or did."""
+        try:
+            with open(f"{self._paths.incoming}/{WAITERS}", encoding="ascii") as file:
+                return file.read().split()
+        except FileNotFoundError:
+            return []
 
     def copy(self, source: StoredUpload, offset: int, start: int, size: int) -> None:
         """Put bytes of another upload here; the system copies, or shares, them."""

@@ -72,7 +72,7 @@ def begin(
         max_keys=config.max_metadata_keys,
         max_bytes=config.max_metadata_bytes,
     )
-    _check_size(config, new.size)
+    check_size(config, new.size)
     return UploadInfo(
         upload_id=secrets.token_hex(16),
         owner=owner,
@@ -156,7 +156,7 @@ def place(
     is_last = size < info.chunk_size
     if size > info.chunk_size or (is_last and any(i > index for i in upload.chunks)):
         raise _wrong_chunk(index, info.chunk_size, size)
-    _check_size(config, start + size)
+    check_size(config, start + size)
     return ChunkMetadata(index=index, start=start, size=size)
 
 
@@ -236,7 +236,8 @@ def _refuse_if_growing(info: UploadInfo) -> None:
         )
 
 
-def _check_size(config: ServerConfig, size: int | None) -> None:
+def check_size(config: ServerConfig, size: int | None) -> None:
+    """Refuse a file that is larger than may be."""
     limit = config.max_size
     if limit is not None and (size or 0) > limit:
         raise UploadProblem(

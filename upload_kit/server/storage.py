@@ -72,9 +72,6 @@ class UploadInfo(Record):
     joins: tuple[str, ...] = ()
     """IDs of the parts that it is joined from, in order; nothing else is added."""
 
-    awaited_by: tuple[str, ...] = ()
-    """IDs of the uploads that wait for this part."""
-
     traits: dict[str, str] = field(default_factory=dict)
     """What the protocol that it came by remembers of it, and nobody else reads."""
 
@@ -158,6 +155,14 @@ class StoredUpload(Protocol):
         Args:
             info: With the same ID, owner and name.
         """
+        ...
+
+    def add_waiter(self, upload_id: str) -> None:
+        """Remember that another upload waits for this one, whoever holds it."""
+        ...
+
+    def waiters(self) -> list[str]:
+        """Return the IDs of the uploads that wait for this one, or did."""
         ...
 
     def copy(self, source: StoredUpload, offset: int, start: int, size: int) -> None:
