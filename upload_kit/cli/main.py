@@ -47,11 +47,12 @@ COMMANDS: Final = {
         summary="Remove expired sessions, and what they left behind.",
     ),
     "serve": LazyCommand(
-        target="upload_kit.cli.serve:serve", summary="Run an upload server."
+        target="upload_kit.cli.serve:serve",
+        summary="Run an upload server until Ctrl-C or SIGTERM.",
     ),
     "bench": LazyCommand(
         target="upload_kit.bench.command:bench",
-        summary="Measure the layers on this machine.",
+        summary="Measure uploads on this machine.",
     ),
     "config": LazyCommand(
         target="upload_kit.cli.config:config",

@@ -124,14 +124,18 @@ class Bars:
         self._name_width = 1
 
     def _row(self, position: int) -> Row:
-        return Row(
+        row = Row(
             bar_format=_FORMAT,
             position=position,
             file=self._out,
             dynamic_ncols=True,
             leave=True,
             total=1,
+            # A new bar would be drawn at once, without its words.
+            delay=1e-9,
         )
+        row.delay = 0
+        return row
 
     def show(self, events: Sequence[UploadEvent]) -> None:
         """Draw what changed, each row once."""
