@@ -103,9 +103,8 @@ class UploadApi:
             options["data"] = io.BytesIO(options["data"])
         async with self.session.request(method, path, **options) as response:
             data = await response.read()
-            if "json" in response.headers.get("Content-Type", ""):
-                return Reply(response.status, response.headers, json.loads(data))
-            return Reply(response.status, response.headers, data)
+            body = _decoded(response.content_type, data)
+            return Reply(response.status, response.headers, body)
 
     async def foundation(self, data: Any, name: str = "a.bin", **headers: str) -> Reply:
         """Store a file in one request; header names have `_` for `-`."""
@@ -244,8 +243,7 @@ class RawConnection:
             }
             data = await self.reader.readexactly(int(headers.get("content-length", 0)))
         status = int(first.split()[1])
-        is_json = "json" in headers.get("content-type", "")
-        return Reply(status, headers, json.loads(data) if is_json else data)
+        return Reply(status, headers, _decoded(headers.get("content-type"), data))
 
     async def closed(self) -> bool:
         """Wait until the server ends the connection."""
@@ -311,25 +309,30 @@ class ServeProcess:
         """End it and its workers with kill -9."""
         assert self.process is not None
         os.killpg(self.process.pid, signal.SIGKILL)
-        await self._ended()
+        await self.ended()
 
     async def stop(self) -> tuple[int, str]:
         """Ask it to end; return its exit code and what it logged."""
         assert self.process is not None
         self.process.terminate()
-        return await self._ended()
+        return await self.ended()
 
     def signal(self, number: signal.Signals) -> None:
         """Send it a signal."""
         assert self.process is not None
         self.process.send_signal(number)
 
-    async def _ended(self) -> tuple[int, str]:
+    async def ended(self) -> tuple[int, str]:
         assert self.process is not None
         async with asyncio.timeout(_PATIENCE):
             _out, log = await self.process.communicate()
         assert self.process.returncode is not None
         return self.process.returncode, log.decode()
+
+
+def _decoded(content_type: str | None, data: bytes) -> Any:
+    is_json = content_type in ("application/json", "application/problem+json")
+    return json.loads(data) if is_json else data
 
 
 def _headers(headers: Mapping[str, str]) -> dict[str, str]:

@@ -101,7 +101,7 @@ def create_app(
     background = ThreadPoolExecutor(1, "upload_kit-background")
     parts = _make_parts(config, background)
     if role.cleans:
-        recount(parts.storage, parts.ledger)
+        _count(parts)
     guard, bodies = Guard(config, tokens, rates), Bodies(config, rates)
     core, housekeeper = UploadCore(parts), Housekeeper(parts, background)
     native = NativeRoutes(
@@ -261,6 +261,15 @@ def _make_parts(config: ServerConfig, background: ThreadPoolExecutor) -> Parts:
         activities=Activities(),
         pool=pool,
     )
+
+
+def _count(parts: Parts) -> None:
+    try:
+        recount(parts.storage, parts.ledger)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot keep books in {parts.config.directory}: {error.strerror}."
+        ) from error
 
 
 def _open_folder(config: ServerConfig) -> FolderStorage:

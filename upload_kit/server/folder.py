@@ -191,8 +191,10 @@ class FolderStorage:
         probe = (
             self._root / "incoming" / f".probe-{os.getpid()}-{threading.get_ident()}"
         )
-        probe.touch()
-        probe.unlink()
+        try:
+            probe.write_bytes(b"a byte")
+        finally:
+            probe.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Nothing is held open."""

@@ -68,7 +68,7 @@ def serve(config: ServerConfig, *, ready: Callable[[str], None] | None = None) -
 
 async def _serve_one(config: ServerConfig, ready: Callable[[str], None] | None) -> None:
     tune_memory()
-    async with running_server(config) as server, stop_signal() as stop:
+    async with stop_signal() as stop, running_server(config) as server:
         with on_hangup(server.app[TOKENS].reload):
             if ready is not None:
                 ready(server.url)
@@ -95,7 +95,12 @@ async def _serve_many(
 
 @contextlib.asynccontextmanager
 async def stop_signal() -> AsyncIterator[asyncio.Event]:
-    """Have SIGTERM and SIGINT set an event, for as long as the context lasts."""
+    """
+    Have SIGTERM and SIGINT set an event, for as long as the context lasts.
+
+    It belongs around everything that has to end in order: a second signal changes
+    nothing then, and kills nothing either.
+    """
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)

@@ -41,6 +41,7 @@ class PublicRoutes:
         self._guard = guard
         self._storage = storage
         self._pool = pool
+        self._openapi = openapi_document(config)
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route, without the server's prefix."""
@@ -87,4 +88,4 @@ class PublicRoutes:
 
     async def openapi(self, _request: web.Request) -> web.Response:
         """Return the description of the interface."""
-        return json_response(openapi_document(self._config))
+        return json_response(self._openapi)
