@@ -35,8 +35,8 @@ async def _serve(order: WorkerOrder) -> None:
     role = WorkerRole(cleans=order.index == 0, rates_fd=order.rates_fd)
     with listener(order.config, reuse_port=True) as bound:
         async with (
-            running_server(order.config, listener=bound, role=role) as server,
             stop_signal() as stop,
+            running_server(order.config, listener=bound, role=role) as server,
         ):
             await _stop_with_parent(stop)
             with on_hangup(server.app[TOKENS].reload):
