@@ -26,7 +26,7 @@ from upload_kit.errors import (
 from upload_kit.events import EventKind, UploadEvent
 from upload_kit.lanes import Lane, LaneContext
 from upload_kit.logs import about
-from upload_kit.mime import detect_mime_type
+from upload_kit.mime import detect_mime_type, type_by_name
 from upload_kit.models import (
     Stage,
     UploadResult,
@@ -39,6 +39,7 @@ from upload_kit.progress import Feed, Hub, ProgressState
 from upload_kit.reading import ChunkReader, ReadingOptions
 from upload_kit.retry import RetryState
 from upload_kit.sessions.history import HistoryRow
+from upload_kit.threads import in_thread
 from upload_kit.units import MIB
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class Engine:
     async def _upload(self) -> tuple[RemoteObject, Verification]:
         await self._source.open()
         self.state.total = self._source.size
-        spec = describe(self._source, self._request, self._policy)
+        spec = await describe(self._source, self._request, self._policy)
         self._enter(Stage.PLANNING)
         destination = self._shared.destination
         capabilities = await self._first_contact(lambda: destination.negotiate(spec))
@@ -620,14 +621,18 @@ class Engine:
         )
 
 
-def describe(
+async def describe(
     source: Source, request: UploadRequest, policy: TransferPolicy
 ) -> UploadSpec:
     """Return what a destination needs to know of an opened source."""
+    content_type = request.content_type or type_by_name(source.name)
+    if content_type is None:
+        # Looking at the content reads files, the first time.
+        content_type = await in_thread(detect_mime_type, source.name, source.head)
     return UploadSpec(
         name=source.name,
         size=source.size,
-        content_type=request.content_type or detect_mime_type(source.name, source.head),
+        content_type=content_type,
         metadata=request.metadata,
         overwrite=policy.overwrite,
         whole_digest=policy.whole_digest,

@@ -91,12 +91,16 @@ def detect_mime_type(name: str, head: bytes = b"") -> str:
         >>> detect_mime_type("table.parquet")
         'application/vnd.apache.parquet'
     """
+    return type_by_name(name) or _by_content(head)
+
+
+def type_by_name(name: str) -> str | None:
+    """Return the MIME type that a file's suffix stands for; None for a mute one."""
     dot = name.rfind(".")
     suffix = name[dot:].lower() if dot > 0 else ""
     if suffix in _BY_SUFFIX:
         return _BY_SUFFIX[suffix]
-    by_name = _TABLE.types_map[True].get(suffix) or _TABLE.types_map[False].get(suffix)
-    return by_name or _by_content(head)
+    return _TABLE.types_map[True].get(suffix) or _TABLE.types_map[False].get(suffix)
 
 
 def _by_content(head: bytes) -> str:

@@ -156,7 +156,7 @@ class ResumableUploader(ParallelUploader):
                         hint="Write it to a file first.",
                     )
                 policy = self.policy()
-                spec = describe(opened, request, policy)
+                spec = await describe(opened, request, policy)
                 destination = self._resources.destination
                 capabilities = await destination.negotiate(spec)
                 plan = plan_chunks(spec.size, policy.chunk_size, capabilities)
