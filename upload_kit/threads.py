@@ -43,6 +43,12 @@ def in_thread(
     if _pool is None:
         _pool = ThreadPoolExecutor(_WORKERS, thread_name_prefix="upload_kit-files")
     loop = asyncio.get_running_loop()
-    if kwargs:
-        return loop.run_in_executor(_pool, lambda: function(*args, **kwargs))
-    return loop.run_in_executor(_pool, function, *args)
+    return loop.run_in_executor(_pool, lambda: _run(function, *args, **kwargs))
+
+
+def _run(function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as error:
+        # A future cannot hold one: whoever awaits it would wait for ever.
+        raise RuntimeError("raised StopIteration") from error

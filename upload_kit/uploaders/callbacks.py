@@ -18,12 +18,17 @@ if TYPE_CHECKING:
     from upload_kit.progress import Feed
 
 ProgressCallback = Callable[[UploadProgress], object]
-"""A function, called in a thread, or a coroutine function, awaited in the loop."""
+"""
+A function, called in a thread, or a coroutine function, called in the loop. Whatever
+awaitable it returns is awaited in the loop.
+"""
 
 logger = logging.getLogger("upload_kit.uploaders")
 
 # Seconds that a callback may lag behind the end of the upload before it is left.
 _LAG: Final = 5.0
+# Seconds that one that is left behind gets to end.
+_GRACE: Final = 1.0
 
 
 @asynccontextmanager
@@ -48,20 +53,32 @@ async def calling(
         yield
     finally:
         feed.close()
-        _, late = await asyncio.wait({reader}, timeout=_LAG)
-        if late:
-            logger.warning("A progress callback takes too long; it is left behind.")
-            reader.cancel()
+        try:
+            await asyncio.wait({reader}, timeout=_LAG)
+        finally:
+            await _leave_behind(reader)
+
+
+async def _leave_behind(reader: asyncio.Task[None]) -> None:
+    if not reader.done():
+        logger.warning("A progress callback takes too long; it is left behind.")
+        reader.cancel()
+        await asyncio.wait({reader}, timeout=_GRACE)
 
 
 async def _read(feed: Feed, callback: ProgressCallback) -> None:
-    in_loop = inspect.iscoroutinefunction(callback)
     async for event in feed:
         try:
-            if in_loop:
-                await callback(event.progress)  # type: ignore[misc] # told apart above
-            else:
-                await in_thread(callback, event.progress)
+            await _call(callback, event.progress)
         except Exception:  # An upload must not fail because a callback does.
             logger.exception("A progress callback failed; it is not called again.")
             return
+
+
+async def _call(callback: ProgressCallback, progress: UploadProgress) -> None:
+    if inspect.iscoroutinefunction(callback):
+        returned: object = callback(progress)
+    else:
+        returned = await in_thread(callback, progress)
+    if inspect.isawaitable(returned):
+        await returned
