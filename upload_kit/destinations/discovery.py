@@ -9,7 +9,7 @@ from yarl import URL
 
 from upload_kit.destinations.registry import make_destination
 from upload_kit.destinations.wire import Wire
-from upload_kit.errors import AuthenticationFailed
+from upload_kit.errors import AuthenticationFailed, RemoteUnavailable
 
 if TYPE_CHECKING:
     from upload_kit.config import ConnectionOptions
@@ -53,6 +53,10 @@ class DiscoveredDestination:
             await wire.aclose()
         if reply.status in {401, 407}:
             raise AuthenticationFailed(str(reply.error()), status=reply.status)
+        error = reply.error()
+        if isinstance(error, RemoteUnavailable):
+            # It may speak any protocol once it is well again.
+            raise error
         return _protocol(reply)
 
     async def negotiate(self, spec: UploadSpec) -> Capabilities:
