@@ -7,6 +7,8 @@ unseen.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,7 +18,7 @@ from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
 _ALLOWED_SKIPS: Final = Path(__file__).parent.parent / ".ci" / "allowed-skips.txt"
 
@@ -34,6 +36,41 @@ def no_blocking_calls() -> Iterator[None]:
         for name in ("threading.Lock.acquire", "threading.Lock.acquire_lock"):
             guard.functions[name].deactivate()
         yield
+
+
+@pytest.fixture(autouse=True)
+def sessions_elsewhere(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keep sessions and history out of the folder of whoever runs the tests."""
+    monkeypatch.setenv("UPLOAD_KIT_SESSION_DIR", str(tmp_path_factory.mktemp("state")))
+
+
+@pytest.fixture
+async def nothing_left() -> AsyncIterator[None]:
+    """Fail a test that leaves a task, a file or a connection behind."""
+    before = _descriptors()
+    yield
+    left: set[str] = set()
+    # A connection that was closed is gone a turn of the loop later.
+    for _ in range(100):
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        left = {repr(task) for task in tasks} | (_descriptors() - before)
+        if not left:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail(f"left behind: {left}")
+
+
+def _descriptors() -> set[str]:
+    """Return what this process has open, each with its number."""
+    found = set()
+    for path in Path("/proc/self/fd").iterdir():
+        if path.name in {"0", "1", "2"}:
+            continue  # pytest moves these about.
+        with contextlib.suppress(FileNotFoundError):
+            found.add(f"{path.name} -> {path.readlink()}")
+    return found
 
 
 class SkipGuard:
