@@ -164,6 +164,27 @@ async def test_same_key_stores_once(api: UploadApi, tmp_path: Path, size: int) -
     assert len(stored(tmp_path)) == 2
 
 
+async def test_key_is_known_to_another_process(tmp_path: Path) -> None:
+    """Two servers that share a folder store a file with a key once, whoever has it."""
+    answers = []
+    for _ in range(2):
+        async with upload_server(tmp_path) as api:
+            answers.append(await api.foundation(b"data", Idempotency_Key="k" * 16))
+    assert answers[0].body == answers[1].body
+    assert stored(tmp_path) == [b"data"]
+
+
+async def test_other_bytes_with_a_known_key_change_nothing(
+    api: UploadApi, tmp_path: Path
+) -> None:
+    """What a key stands for is never replaced; the answer tells what that is."""
+    first = await api.foundation(b"data", Idempotency_Key="k" * 16)
+    again = await api.foundation(b"other", Idempotency_Key="k" * 16)
+    assert again.body["sha256"] == first.body["sha256"]
+    assert stored(tmp_path) == [b"data"]
+    assert left(tmp_path) == []
+
+
 async def test_key_of_a_failure_is_free(api: UploadApi, tmp_path: Path) -> None:
     """A try that failed does not keep the next one from being stored."""
     key = "k" * 16
@@ -192,9 +213,10 @@ async def test_newer_request_with_a_key_takes_over(
     url = str(api.session._base_url)
     async with RawConnection(url) as dead:
         key = "Idempotency-Key: kkkkkkkkkkkkkkkk"
-        await dead.head("POST", "/upload/foundation", "Content-Length: 9", key)
-        await dead.send(b"half")
-        await until(lambda: bool(names_in(tmp_path / "keys")))
+        length = f"Content-Length: {9 * MIB}"
+        await dead.head("POST", "/upload/foundation", length, key)
+        await dead.send(bytes(5 * MIB))
+        await until(lambda: bool(left(tmp_path)))
         reply = await api.foundation(b"the whole", Idempotency_Key="k" * 16)
         assert reply.status == 201
         assert (await dead.reply()).problem == "superseded"

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from upload_kit.models import ChunkMetadata
 from upload_kit.server.config import Durability
 from upload_kit.server.ledger import Usage
-from upload_kit.server.storage import UploadMissing, UploadMoved, whole_chunk
+from upload_kit.server.storage import (
+    UploadMissing,
+    UploadMoved,
+    UploadPublished,
+    whole_chunk,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -111,11 +116,18 @@ class DiscardStorage:
             self._incoming.pop(upload.info.upload_id, None)
             _keep(self._files, upload.info.upload_id, upload)
 
-    def remove(self, upload_id: str) -> None:
-        """Forget an upload."""
+    def is_published(self, upload_id: str) -> bool:
+        """Return whether a finished upload has this ID."""
         with self._guard:
-            self._incoming.pop(upload_id, None)
-            self._files.pop(upload_id, None)
+            return upload_id in self._files
+
+    def remove(self, upload: DiscardUpload) -> None:
+        """Forget an upload, but none that merely has the same ID."""
+        upload_id = upload.info.upload_id
+        with self._guard:
+            for uploads in (self._incoming, self._files):
+                if uploads.get(upload_id) is upload:
+                    del uploads[upload_id]
 
     def holds(self, upload: DiscardUpload) -> bool:
         """Return whether an upload is still unfinished."""
@@ -198,6 +210,8 @@ class DiscardUpload:
 
     def finish(self, info: UploadInfo) -> UploadInfo:
         """Note that the file is complete."""
+        if self._storage.is_published(info.upload_id):
+            raise UploadPublished
         self._info = replace(info, stored_as=None)
         if not self._chunks:
             self._chunks[0] = whole_chunk(info)
@@ -206,7 +220,7 @@ class DiscardUpload:
 
     def discard(self) -> None:
         """Forget the upload."""
-        self._storage.remove(self._info.upload_id)
+        self._storage.remove(self)
 
     def close(self) -> None:
         """Nothing is held open."""

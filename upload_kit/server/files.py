@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -12,8 +13,10 @@ from upload_kit.server import rules
 from upload_kit.server.core import superseded
 from upload_kit.server.documents import Snapshot
 from upload_kit.server.intake import FileSink
+from upload_kit.server.locks import LocalLocker
 from upload_kit.server.receive import pump, run
 from upload_kit.server.storage import UploadMissing, whole_chunk
+from upload_kit.units import KIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
     from upload_kit.server.receive import Body
     from upload_kit.server.rules import NewUpload
     from upload_kit.server.storage import UploadInfo
+
+# Hexadecimal digits of an upload's ID.
+_ID_LENGTH: Final = 32
+# Bytes that come in one batch.
+_SMALL: Final = 64 * KIB
 
 log: Final = logging.getLogger("upload_kit.server")
 
@@ -37,6 +45,7 @@ class FileCore:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._receiving = LocalLocker(parts.config.busy_timeout)
 
     def describe(self, owner: str, new: NewUpload) -> UploadInfo:
         """
@@ -59,6 +68,10 @@ class FileCore:
         """
         Store a file, and publish it in one atomic step.
 
+        A file with a key gets its ID from the key. So the same key again meets the
+        first file where it stands, in whatever process that came; nothing has to be
+        remembered, and nothing is locked but what this process receives itself.
+
         Args:
             info: What `describe` returned.
 
@@ -66,28 +79,30 @@ class FileCore:
 
             expected: Digests that it has to have.
 
-            key: The same key again returns the first file instead of a second one.
+            key: Hexadecimal digits; the same key again returns the first file instead
+                of a second one.
 
             arrived: Told of the bytes of every batch.
 
         Raises:
             UploadProblem: It was refused; nothing is left of it then.
         """
-        take = partial(self._take, info, body=body, expected=expected, arrived=arrived)
+        take = partial(self._take, body=body, expected=expected, arrived=arrived)
         if key is None:
-            return await take(key=None)
+            return await take(info)
+        info = replace(info, upload_id=key[:_ID_LENGTH])
         evict = partial(body.stop, superseded())
-        async with self._parts.locker.hold(f"key-{key}", 0, evict):
-            return await self._first(key, info.owner) or await take(key=key)
+        async with self._receiving.hold(info.upload_id, None, evict):
+            return await self._first(info, body) or await take(info)
 
-    async def _first(self, key: str, owner: str) -> Snapshot | None:
-        """Return what was stored with this key before."""
-        upload_id = await run(self._parts.pool, self._parts.storage.find, key)
-        if upload_id is None:
+    async def _first(self, info: UploadInfo, body: Body) -> Snapshot | None:
+        """Return what was stored with this key before, if it is worth looking first."""
+        if body.size is not None and body.size <= _SMALL:
+            # It is received as soon as looked for, and publishing it looks anyway.
             return None
         with suppress(UploadMissing):
-            async with self._parts.uploads.use(upload_id) as upload:
-                if upload.info.owner == owner:
+            async with self._parts.uploads.use(info.upload_id) as upload:
+                if upload.info.completed_at is not None:
                     return Snapshot.of(upload)
         return None
 
@@ -97,12 +112,11 @@ class FileCore:
         *,
         body: Body,
         expected: Expected,
-        key: str | None,
         arrived: Callable[[int], None],
     ) -> Snapshot:
         parts = self._parts
         note(upload=info.upload_id)
-        sink = FileSink(parts.storage, info, expected, ledger=parts.ledger, key=key)
+        sink = FileSink(parts.storage, info, expected, ledger=parts.ledger)
         try:
             stored = await pump(body, sink, parts.pool, arrived)
         except BaseException:

@@ -17,9 +17,11 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import threading
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -40,9 +42,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from upload_kit.server.storage import UploadInfo
-
-KEY_PREFIX: Final = "key-"
-"""What tells the lock of an idempotency key from that of an upload."""
 
 _ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _KEY: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -85,16 +84,9 @@ class FolderStorage:
         """The file of the ledger."""
         return f"{self._root}/.ledger"
 
-    def lock_path(self, name: str) -> str:
-        """
-        Return the file whose byte ranges stand for the chunks of an upload.
-
-        Args:
-            name: An upload's ID; or `key-` and an idempotency key, for its one file.
-        """
-        if name.startswith(KEY_PREFIX):
-            return self._key_path(name.removeprefix(KEY_PREFIX))
-        return f"{self._paths(name).incoming}/{LOCK}"
+    def lock_path(self, upload_id: str) -> str:
+        """Return the file whose byte ranges stand for the chunks of an upload."""
+        return f"{self._paths(upload_id).incoming}/{LOCK}"
 
     def _key_path(self, key: str) -> str:
         if _KEY.fullmatch(key) is None:
@@ -103,8 +95,12 @@ class FolderStorage:
 
     def create(self, info: UploadInfo, *, resumable: bool = True) -> FolderUpload:
         """Begin an upload."""
+        paths = self._paths(info.upload_id)
+        if not resumable:
+            # Two requests may send the same file; the first one to publish it counts.
+            paths = replace(paths, incoming_id=secrets.token_hex(16))
         return FolderUpload.create(
-            self._paths(info.upload_id),
+            paths,
             info,
             resumable=resumable,
             durable=self._durability is Durability.FSYNC,
@@ -202,7 +198,9 @@ class FolderStorage:
     def _paths(self, upload_id: str) -> FolderUploadPaths:
         if _ID.fullmatch(upload_id) is None:
             raise ValueError(f"not an upload ID: {upload_id!r}")
-        return FolderUploadPaths(root=str(self._root), upload_id=upload_id)
+        return FolderUploadPaths(
+            root=str(self._root), upload_id=upload_id, incoming_id=upload_id
+        )
 
     def _entries(self, place: str) -> Iterator[os.DirEntry[str]]:
         for entry in os.scandir(self._root / place):

@@ -23,6 +23,7 @@ from upload_kit.server.storage import (
     UploadInfo,
     UploadMissing,
     UploadMoved,
+    UploadPublished,
     whole_chunk,
 )
 
@@ -49,11 +50,12 @@ class FolderUploadPaths:
 
     root: str
     upload_id: str
+    incoming_id: str
 
     @property
     def incoming(self) -> str:
         """The folder while bytes arrive."""
-        return f"{self.root}/incoming/{self.upload_id}"
+        return f"{self.root}/incoming/{self.incoming_id}"
 
     @property
     def files(self) -> str:
@@ -284,7 +286,12 @@ class FolderUpload:
         _write_info(folder, info, durable=self._durable, new=self._journal is None)
         if self._durable:
             sync_folder(folder)
-        os.rename(folder, self._paths.files)
+        try:
+            os.rename(folder, self._paths.files)
+        except OSError as error:
+            if error.errno in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise UploadPublished from error
+            raise
         if self._durable:
             sync_folder(f"{self._paths.root}/files")
         if self._journal is not None:
@@ -367,7 +374,7 @@ def remove(paths: FolderUploadPaths, folder: str) -> None:
 
         folder: Which of its two folders.
     """
-    trash = f"{paths.root}/incoming/{TRASH}{paths.upload_id}"
+    trash = f"{paths.root}/incoming/{TRASH}{paths.incoming_id}"
     with suppress(FileNotFoundError):
         os.rename(folder, trash)
     shutil.rmtree(trash, ignore_errors=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from upload_kit.server.decoding import DECODERS
 from upload_kit.server.problems import ProblemType, UploadProblem
+from upload_kit.server.storage import UploadPublished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -196,8 +197,6 @@ class FileSink:
         expected: Digests to compare with.
 
         ledger: Counts its bytes.
-
-        key: Idempotency key to remember it by.
     """
 
     def __init__(
@@ -207,13 +206,11 @@ class FileSink:
         expected: Expected,
         *,
         ledger: Ledger,
-        key: str | None,
     ) -> None:
         self._storage = storage
         self._info = info
         self._ledger = ledger
         self._reserved = 0
-        self._key = key
         self._intake = Intake(expected, self._emit)
         self._upload: StoredUpload | None = None
 
@@ -232,10 +229,13 @@ class FileSink:
             sha256=digest,
             completed_at=time.time(),
         )
-        if self._key is not None:
-            self._storage.remember(self._key, info.upload_id)
         upload = self._created()
-        info = upload.finish(info)
+        try:
+            info = upload.finish(info)
+        except UploadPublished:
+            # The same file came before, under the same key: the first one counts.
+            self.abort()
+            info = self._storage.open(info.upload_id).info
         upload.close()
         return info
 

@@ -28,6 +28,10 @@ class UploadMissing(UploadProblem):
         super().__init__(ProblemType.NOT_FOUND, "There is no such upload.")
 
 
+class UploadPublished(Exception):
+    """An upload of this ID stands there already; nothing was published in its place."""
+
+
 class UploadMoved(UploadProblem):
     """The upload was published or removed since it was opened; open it again."""
 
