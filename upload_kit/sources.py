@@ -214,6 +214,8 @@ class FileSource:
         self._close()
 
     def _close(self) -> None:
+        # One of thousands of files must not stay in memory after its turn.
+        self.head = b""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
