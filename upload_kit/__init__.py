@@ -14,15 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from upload_kit.api.jobs import Job, jobs
-    from upload_kit.api.lookup import history, sessions
     from upload_kit.api.serving import serve
-    from upload_kit.api.starting import (
-        resume,
-        start,
-        start_many,
-        upload,
-        upload_many,
-    )
     from upload_kit.config import Compression, ConnectionOptions, RetryPolicy, Secret
     from upload_kit.errors import (
         AuthenticationFailed,
@@ -60,6 +52,18 @@ if TYPE_CHECKING:
         UploadStatus,
         Verification,
     )
+    from upload_kit.notebook.doctor import doctor
+    from upload_kit.notebook.face import (
+        history,
+        resume,
+        sessions,
+        start,
+        start_many,
+        upload,
+        upload_many,
+    )
+    from upload_kit.notebook.magics import load_ipython_extension
+    from upload_kit.notebook.nested import allow_nested
     from upload_kit.progress import ProgressTracker
     from upload_kit.sessions.manager import SessionManager
     from upload_kit.throttle import BandwidthThrottle
@@ -70,9 +74,7 @@ if TYPE_CHECKING:
 
 _MODULES: Final = {
     "api.jobs": ("Job", "jobs"),
-    "api.lookup": ("history", "sessions"),
     "api.serving": ("serve",),
-    "api.starting": ("resume", "start", "start_many", "upload", "upload_many"),
     "config": ("Compression", "ConnectionOptions", "RetryPolicy", "Secret"),
     "errors": (
         "AuthenticationFailed",
@@ -110,6 +112,18 @@ _MODULES: Final = {
         "UploadStatus",
         "Verification",
     ),
+    "notebook.doctor": ("doctor",),
+    "notebook.face": (
+        "history",
+        "resume",
+        "sessions",
+        "start",
+        "start_many",
+        "upload",
+        "upload_many",
+    ),
+    "notebook.magics": ("load_ipython_extension",),
+    "notebook.nested": ("allow_nested",),
     "progress": ("ProgressTracker",),
     "sessions.manager": ("SessionManager",),
     "throttle": ("BandwidthThrottle",),

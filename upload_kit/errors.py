@@ -26,6 +26,8 @@ Each class declares `retryable` and `max_tries`; `retry.py` reads nothing else.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -58,6 +60,37 @@ class UploadKitError(Exception):
     def __str__(self) -> str:
         """Return the message, and the hint after it."""
         return f"{self.message} {self.hint}" if self.hint else self.message
+
+    def _render_traceback_(self) -> list[str]:
+        """
+        Tell IPython what to show: what went wrong, and the caller's own functions.
+
+        Our insides would push the one line that matters out of a notebook's sight.
+        """
+        # Imported when something fails: every program imports this module.
+        import traceback
+
+        theirs = [
+            frame
+            for frame in traceback.extract_tb(self.__traceback__)
+            if not _is_inside(frame.filename)
+        ]
+        # The first one is the cell itself, which stands right above.
+        return [
+            *(line.rstrip() for line in traceback.format_list(theirs[1:])),
+            f"\x1b[31m{type(self).__name__}\x1b[39m: {self}",
+        ]
+
+
+def _is_inside(file: str) -> bool:
+    """Return whether code is not the user's: ours, Python's, or that of packages."""
+    path = Path(file)
+    ours = path.is_relative_to(Path(__file__).parent)
+    return (
+        ours
+        or path.is_relative_to(Path(os.__file__).parent)
+        or bool({"site-packages", "dist-packages"} & set(path.parts))
+    )
 
 
 class ConfigurationError(UploadKitError):

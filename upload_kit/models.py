@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
 from upload_kit.errors import ConfigurationError
+from upload_kit.frames import make_frame
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -368,6 +372,29 @@ class UploadResult(Record):
         )
         moved = (arrived or 0) - self.bytes_resumed
         return moved / self.seconds if self.seconds > 0 and moved > 0 else 0.0
+
+    def chunks_frame(self) -> DataFrame:
+        """
+        Return the chunks as a DataFrame; needs pandas.
+
+        Columns: `index`, `start` and `bytes` (Int64), `sha256` (string).
+        """
+        return make_frame("chunks_frame", self)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:  # noqa: FBT001 (IPython calls it)
+        """Write it for IPython: a line a field that says something."""
+        told = {one.name: getattr(self, one.name) for one in fields(self)}
+        del told["chunks"]
+        with printer.group(4, f"{type(self).__name__}("):
+            for name, value in told.items():
+                if value is not None:
+                    printer.break_()
+                    plain = str(value) if isinstance(value, str) else value
+                    printer.text(f"{name}={plain!r},")
+            printer.break_()
+            printer.text(f"chunks=<{len(self.chunks)}>,")
+        printer.break_()
+        printer.text(")")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

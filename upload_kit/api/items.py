@@ -31,11 +31,14 @@ class Item:
     size: int | None = None
     """Bytes, where that is known before it starts."""
 
-    place: tuple[str, str] | None = None
-    """Path and destination; no two uploads of one process may share it."""
+    destination: str = ""
+    """URL of where it goes, without secrets."""
+
+    path: str | None = None
+    """Absolute path of the source; None if it has none."""
 
 
-_claimed: set[tuple[str, str]] = set()
+_claimed: set[tuple[str, str, str]] = set()
 
 
 @contextmanager
@@ -48,19 +51,20 @@ def claiming(item: Item) -> Iterator[None]:
     Raises:
         SessionConflict: There is one already.
     """
-    if item.place is None:
+    if item.path is None:
         yield
         return
-    if item.place in _claimed:
+    place = (item.path, item.destination, item.name)
+    if place in _claimed:
         raise SessionConflict(
-            f"{item.name} is on its way to {item.place[1]} already.",
+            f"{item.name} is on its way to {item.destination} already.",
             hint="Wait for that job, or cancel it; upload_kit.jobs() lists it.",
         )
-    _claimed.add(item.place)
+    _claimed.add(place)
     try:
         yield
     finally:
-        _claimed.discard(item.place)
+        _claimed.discard(place)
 
 
 def unexpected(error: Exception) -> UploadKitError:

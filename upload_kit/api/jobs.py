@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import logging
 import time
+import warnings
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from upload_kit.models import UploadProgress, UploadResult
     from upload_kit.progress import Feed
     from upload_kit.transfer import Transfer
-
-logger = logging.getLogger("upload_kit.jobs")
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -93,8 +91,10 @@ class Job(Generic[R_co]):
         self._began = time.monotonic()
         self._elapsed: float | None = None
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self.show: Callable[[], None] | None = None
-        """Shows the job in a notebook; whoever displays jobs sets it."""
+        self.on_shown: Callable[[], None] | None = None
+        """Shows the job where it is the value of a notebook's cell."""
+        self.on_waited: Callable[[], None] | None = None
+        """Called once, by the first who has waited for the end."""
 
     def begin(self) -> None:
         """Start the uploads in the background, and return at once."""
@@ -196,6 +196,12 @@ class Job(Generic[R_co]):
         return sum(known) if len(known) == len(sizes) else None
 
     @property
+    def destination(self) -> str:
+        """URL of where it goes, without secrets; empty for more than one."""
+        places = {item.destination for item in self._items}
+        return places.pop() if len(places) == 1 else ""
+
+    @property
     def id(self) -> str | None:
         """The ID in events, logs and history; None before it began, or for many."""
         return self._parts[0].transfer_id or None if self.files == 1 else None
@@ -225,6 +231,11 @@ class Job(Generic[R_co]):
     def results(self) -> tuple[UploadResult, ...]:
         """How those uploads ended that have ended, in the order of the files."""
         return tuple(result for result in self._results if result is not None)
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether somebody paused it, and it has not ended."""
+        return not (self._running.is_set() or self.done())
 
     def done(self) -> bool:
         """Return whether everything has ended, in whatever way."""
@@ -287,17 +298,39 @@ class Job(Generic[R_co]):
             WaitInterrupted: The wait was interrupted; the job goes on.
             ConfigurationError: Called in the thread that the uploads run in.
         """
-        bridge.refuse_here()
+        if not self.wait(timeout):
+            raise TimeoutError(f"{self.name} is not done after {timeout} s.")
+        return self._outcome(self._complete_results(), self._errors)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """
+        Wait for the end, however it comes, and return whether it has come.
+
+        Args:
+            timeout: Seconds to wait; None for as long as it takes.
+
+        Raises:
+            WaitInterrupted: The wait was interrupted; the job goes on.
+            ConfigurationError: Called in the thread that the uploads run in.
+        """
+        if not self.done():
+            bridge.refuse_here()
         try:
             wait(self._ended, timeout)
         except TimeoutError:
-            raise TimeoutError(f"{self.name} is not done after {timeout} s.") from None
+            return False
         except KeyboardInterrupt:
             raise WaitInterrupted(
                 f"Stopped waiting; the upload of {self.name} goes on. To end it:"
                 " upload_kit.jobs()[-1].cancel(), or .pause()."
             ) from None
-        return self._outcome(self._complete_results(), self._errors)
+        self._tell()
+        return True
+
+    def _tell(self) -> None:
+        tell, self.on_waited = self.on_waited, None
+        if tell is not None:
+            tell()
 
     def _complete_results(self) -> list[UploadResult]:
         results = list(self.results)
@@ -316,6 +349,7 @@ class Job(Generic[R_co]):
         while not self.done():
             ended = asyncio.wrap_future(self._ended)
             await asyncio.wait({ended}, timeout=_SLICE)
+        self._tell()
         return self._outcome(self._complete_results(), self._errors)
 
     def __aiter__(self) -> Feed:
@@ -352,11 +386,11 @@ class Job(Generic[R_co]):
         return f"<Job {self.name}: {progress.status.value}, {amount}>"
 
     def _ipython_display_(self) -> None:
-        if self.show is None:
-            # IPython asks for this method, and then prints nothing by itself.
+        # IPython asks for this method, and then prints nothing by itself.
+        if self.on_shown is None:
             print(repr(self))  # noqa: T201 (what a notebook's cell shows of its value)
         else:
-            self.show()
+            self.on_shown()
 
 
 _live: dict[Job[Any], None] = {}
@@ -368,18 +402,20 @@ def jobs() -> list[Job[Any]]:
 
 
 async def _end_all() -> None:
-    """Let what runs end well before the program does."""
+    """Let what runs end well before the program does, and tell of it."""
     ending = list(_live)
     for job in ending:
-        logger.warning(
-            "The program ended while %s was on its way. Wait for the end with"
-            " job.result(); what has a session goes on with upload_kit.resume().",
-            job.name,
-        )
         job._interrupt()  # noqa: SLF001 (the same module)
     for job in ending:
         # Limited by the bridge.
         await asyncio.wait({asyncio.wrap_future(job._ended)})  # noqa: SLF001
+    for job in ending:
+        warnings.warn(
+            f"The program ended while {job.name} was on its way: job.result() waits for"
+            " the end. What has a session goes on with upload_kit.resume().",
+            RuntimeWarning,
+            stacklevel=1,
+        )
 
 
 bridge.at_close(_end_all)

@@ -96,7 +96,7 @@ def history(
 
 
 def history_columns(
-    names: Sequence[str],
+    names: Sequence[str] | None = None,
     *,
     since: Moment = None,
     status: UploadStatus | str | None = None,
@@ -105,7 +105,24 @@ def history_columns(
     limit: int | None = None,
     path: str | os.PathLike[str] | None = None,
 ) -> dict[str, list[object]]:
-    """Return what `history` does as columns, which many uploads fit better."""
+    """
+    Return what `history` does as columns, which many uploads fit better.
+
+    Args:
+        names: Which fields of `HistoryRow`, in this order; None for all.
+
+        since: As for `history`, and so are the others.
+
+        status: Only those that ended so.
+
+        layer: Only those that this layer made.
+
+        destination: Only those to exactly this URL.
+
+        limit: At most so many, the newest.
+
+        path: The history's file; None for the usual one.
+    """
     where = _where(since, status, layer, destination)
 
     async def load() -> dict[str, list[object]]:

@@ -57,10 +57,9 @@ def start(
         ConfigurationError: The call cannot work as it is. What goes wrong afterwards
             is raised by `result` and by awaiting the job.
     """
-    of_file, rest = split_keywords(dict(options))
-    uploader = make_uploader(destination, rest)
-    item = _item(uploader, source, destination, of_file)
-    return _begin(Job([item], at_once=1, outcome=_only))
+    job = prepare(source, destination, **options)
+    job.begin()
+    return job
 
 
 def upload(
@@ -106,26 +105,9 @@ def start_many(
         SourceError: A folder is empty or cannot be read.
         ConfigurationError: The call cannot work as it is; nothing was uploaded.
     """
-    of_file, rest = split_keywords(dict(options))
-    if unfit := sorted({"name", "size"} & set(of_file)):
-        raise ConfigurationError(
-            f"{unfit[0]}= is for one file.", hint="Give a dictionary of names."
-        )
-    uploader = make_uploader(destination, rest)
-    items = [
-        _item(
-            uploader,
-            found.source,
-            destination,
-            {**of_file, "name": found.name},
-            size=found.size,
-        )
-        for found in gather(sources)
-    ]
-    at_once = uploader.policy().max_parallel
-    if uploader.layer is not Layer.FOUNDATION:
-        at_once *= _READ_AHEAD
-    return _begin(Job(items, at_once=at_once, outcome=_every))
+    job = prepare_many(sources, destination, **options)
+    job.begin()
+    return job
 
 
 def upload_many(
@@ -175,6 +157,55 @@ def resume(
         SourceError: A session was not made from a file.
         ConfigurationError: The call cannot work as it is.
     """
+    job = prepare_resume(*session_ids, destination=destination, **options)
+    job.begin()
+    return job
+
+
+def prepare(
+    source: SourceLike, destination: str | None = None, **options: Unpack[StartKeywords]
+) -> Job[UploadResult]:
+    """Return the job of `start`, not begun, for whoever wants to watch all of it."""
+    of_file, rest = split_keywords(dict(options))
+    uploader = make_uploader(destination, rest)
+    item = _item(uploader, source, destination, of_file)
+    return Job([item], at_once=1, outcome=_only)
+
+
+def prepare_many(
+    sources: SourcesLike,
+    destination: str | None = None,
+    **options: Unpack[UploadKeywords],
+) -> Job[list[UploadResult]]:
+    """Return the job of `start_many`, not begun."""
+    of_file, rest = split_keywords(dict(options))
+    if unfit := sorted({"name", "size"} & set(of_file)):
+        raise ConfigurationError(
+            f"{unfit[0]}= is for one file.", hint="Give a dictionary of names."
+        )
+    uploader = make_uploader(destination, rest)
+    items = [
+        _item(
+            uploader,
+            found.source,
+            destination,
+            {**of_file, "name": found.name},
+            size=found.size,
+        )
+        for found in gather(sources)
+    ]
+    at_once = uploader.policy().max_parallel
+    if uploader.layer is not Layer.FOUNDATION:
+        at_once *= _READ_AHEAD
+    return Job(items, at_once=at_once, outcome=_every)
+
+
+def prepare_resume(
+    *session_ids: str,
+    destination: str | None = None,
+    **options: Unpack[ConnectionKeywords],
+) -> Job[list[UploadResult]]:
+    """Return the job of `resume`, not begun."""
     keywords = read_keywords(dict(options))
     place = keywords.pop("session_dir", None)
     known = sessions(place)
@@ -198,7 +229,7 @@ def resume(
         for session in {session.session_id: session for session in chosen}.values()
     ]
     at_once = keywords.get("parallel", DEFAULT_PARALLEL) * _READ_AHEAD
-    return _begin(Job(items, at_once=at_once, outcome=_every))
+    return Job(items, at_once=at_once, outcome=_every)
 
 
 def _item(
@@ -215,8 +246,9 @@ def _item(
     return Item(
         name=made.name,
         begin=partial(uploader.start, source, **of_file),
+        destination=shown,
         size=size if size is not None else made.size,
-        place=None if made.path is None else (f"{made.path} {made.name}", shown),
+        path=made.path,
     )
 
 
@@ -233,14 +265,10 @@ def _resumed(uploader: ChunkedUploader, session: UploadSession) -> Item:
             content_type=session.content_type,
             metadata=session.metadata,
         ),
+        destination=session.destination,
         size=session.size,
-        place=(f"{session.source} {session.name}", session.destination),
+        path=session.source,
     )
-
-
-def _begin(job: Job[Any]) -> Job[Any]:
-    job.begin()
-    return job
 
 
 def _only(

@@ -1,0 +1,1 @@
+"""What a notebook sees of uploads: panels, cards, DataFrames, magics."""
