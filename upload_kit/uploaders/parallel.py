@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+from contextlib import aclosing
 from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar, Unpack
 
 from upload_kit.batch import run_batch
 from upload_kit.config import DEFAULT_PARALLEL
 from upload_kit.engine import Engine
+from upload_kit.errors import ConfigurationError
 from upload_kit.models import Layer
 from upload_kit.progress import Feed, ProgressTracker
 from upload_kit.uploaders.chunked import ChunkedUploader
@@ -86,8 +90,13 @@ class ParallelUploader(ChunkedUploader):
 
         Raises:
             ConfigurationError: One of them is nothing that can be uploaded; then none
-                was.
+                was. Or it is one source, not many.
         """
+        if isinstance(sources, str | bytes | bytearray | os.PathLike):
+            raise ConfigurationError(
+                "upload_files takes many sources, and got one.",
+                hint="Write upload_file(source) or upload_files([source]).",
+            )
         pairs = (
             list(sources.items())
             if isinstance(sources, dict)
@@ -124,7 +133,10 @@ class ParallelUploader(ChunkedUploader):
             async for event in transfer:
                 yield event.to_streaming()
         finally:
-            transfer.cancel()
+            if not transfer.progress.status.is_final:
+                transfer.cancel()
+            # Limited: clearing up is. Nothing runs on once the stream has ended.
+            await asyncio.wait({transfer.task})
 
     async def upload_file_streaming(
         self, source: SourceLike, **options: Unpack[FileOptions]
@@ -140,8 +152,9 @@ class ParallelUploader(ChunkedUploader):
 
             options: Name, size, content type and metadata; see `FileOptions`.
         """
-        async for progress in self.stream_file(source, **options):
-            yield progress.to_json() + "\n"
+        async with aclosing(self.stream_file(source, **options)) as stream:
+            async for progress in stream:
+                yield progress.to_json() + "\n"
 
     async def upload_file_sse(
         self, source: SourceLike, **options: Unpack[FileOptions]
@@ -154,5 +167,6 @@ class ParallelUploader(ChunkedUploader):
 
             options: Name, size, content type and metadata; see `FileOptions`.
         """
-        async for progress in self.stream_file(source, **options):
-            yield f"event: {progress.kind}\ndata: {progress.to_json()}\n\n"
+        async with aclosing(self.stream_file(source, **options)) as stream:
+            async for progress in stream:
+                yield f"event: {progress.kind}\ndata: {progress.to_json()}\n\n"

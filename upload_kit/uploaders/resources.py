@@ -59,7 +59,8 @@ class Resources:
         self._shared: Shared | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._users = 0
-        # A URL that cannot work is told here, not at the first upload.
+        # What cannot work is told here, not at the first upload.
+        policy()
         make_destination(url, connection)
 
     def acquire(self) -> Shared:
@@ -82,7 +83,10 @@ class Resources:
             destination=make_destination(self._url, self.connection),
             shown=self.shown,
             pool=BufferPool(policy.memory_budget),
-            slots=asyncio.Semaphore(policy.max_parallel),
+            # A chunk that waited for a connection would seem to be stalled.
+            slots=asyncio.Semaphore(
+                min(policy.max_parallel, self.connection.max_connections)
+            ),
             throttle=self.throttle,
             keeper=self._keeper,
             record=None if self._history is None else self._history.add,
