@@ -131,6 +131,10 @@ class TransferPolicy:
     response_timeout: float = DEFAULT_RESPONSE_TIMEOUT
     """Seconds for the remote to answer once it has a chunk's last byte."""
 
+    pause_on_wire: float = 10.0
+    """Seconds that a pause holds a chunk on the wire. Servers break off after about 30,
+    and until then the chunk takes up a slot that another upload could use."""
+
     memory_budget: int = DEFAULT_MEMORY_BUDGET
     """Bytes of chunk buffers, over everything that shares one uploader."""
 
@@ -142,6 +146,7 @@ class TransferPolicy:
             stall_timeout=self.stall_timeout,
             min_rate=self.min_rate,
             response_timeout=self.response_timeout,
+            pause_on_wire=self.pause_on_wire,
             memory_budget=self.memory_budget,
         )
 

@@ -175,7 +175,8 @@ class Engine:
 
     def resume(self) -> None:
         """Go on sending; only in the upload's own event loop."""
-        if not self._running.is_set():
+        # What was on the wire when it was paused may have ended it.
+        if not self._running.is_set() and not self.state.status.is_final:
             self.state.unpause()
             self._running.set()
             self._emit(EventKind.RESUMED)

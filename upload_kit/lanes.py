@@ -38,10 +38,9 @@ _PIECE_SECONDS: Final = 0.25
 _THROTTLED_SECONDS: Final = 0.05
 _THROTTLED_PIECE: Final = 16 * KIB
 _FIRST_PIECE: Final = 256 * KIB
+# Less than this would keep the event loop busy with nothing but pieces.
+_LEAST_PIECE: Final = 4 * KIB
 _ANSWERS_KEPT: Final = 1000
-# Seconds that a pause holds a chunk on the wire. Servers break off after about 30, and
-# until then the chunk takes up a slot that another upload could use.
-_PAUSE_ON_WIRE: Final = 10.0
 
 
 class _PausedError(UploadKitError):
@@ -120,7 +119,8 @@ class LaneFlow:
         piece that takes longer means a connection that is too slow.
         """
         policy = self._context.policy
-        least = max(1, min(int(policy.min_rate * policy.stall_timeout), MAX_PIECE))
+        slowest = int(policy.min_rate * policy.stall_timeout)
+        least = max(_LEAST_PIECE, min(slowest, MAX_PIECE))
         size = _FIRST_PIECE if self._rate is None else int(self._rate * _PIECE_SECONDS)
         throttle = self._context.throttle
         if throttle is not None and throttle.rate is not None:
@@ -136,7 +136,7 @@ class LaneFlow:
             return
         self._allow(None)
         try:
-            async with asyncio.timeout(_PAUSE_ON_WIRE):
+            async with asyncio.timeout(context.policy.pause_on_wire):
                 await context.running.wait()
         except TimeoutError as error:
             raise _PausedError(f"{context.source.name} is paused.") from error

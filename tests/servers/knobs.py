@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Little, so that a client notices soon that nobody reads.
 _RECEIVE_BUFFER: Final = 64 * 1024
-_STEP: Final = 16 * 1024
+_STEP: Final = 64 * 1024
 
 
 class Step(StrEnum):
