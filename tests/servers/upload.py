@@ -332,7 +332,8 @@ class ServeProcess:
 
 def _decoded(content_type: str | None, data: bytes) -> Any:
     is_json = content_type in ("application/json", "application/problem+json")
-    return json.loads(data) if is_json else data
+    # An answer to HEAD has the headers of a body, and none.
+    return json.loads(data) if is_json and data else data
 
 
 def _headers(headers: Mapping[str, str]) -> dict[str, str]:

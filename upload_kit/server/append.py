@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # What is lost at most when the server is killed in the middle of a long request.
 _SETTLE_BYTES: Final = 64 * MIB
-_SETTLE_SECONDS: Final = 2.0
+_SETTLE_SECONDS: Final = 1.0
 
 
 class _Digest(Protocol):

@@ -107,7 +107,6 @@ class HttpBody:
         self._received = 0
         self._watch: _Watch | None = None
         self._problem: UploadProblem | None = None
-        self._broken: Exception | None = None
         self._scope: asyncio.Timeout | None = None
         self.size = request.content_length
         if limits.max_size is not None and (self.size or 0) > limits.max_size:
@@ -130,8 +129,8 @@ class HttpBody:
     async def batch(self) -> tuple[Sequence[bytes], bool]:
         """Return the pieces that come next, and whether they are the last."""
         await self.begin()
-        if failure := self._problem or self._broken:
-            raise failure
+        if self._problem is not None:
+            raise self._problem
         pieces: list[bytes] = []
         last = False
         try:
@@ -139,11 +138,14 @@ class HttpBody:
                 last = await self._collect(pieces, self._budget.batch_size)
         except (TimeoutError, ConnectionError):
             # What came before is handed on; what went wrong is told the next time.
-            self._broken = ConnectionResetError("the sender went away")
+            pieces += self._left()
             if not pieces:
-                raise (self._problem or self._broken) from None
+                gone = ConnectionResetError("the sender went away")
+                raise (self._problem or gone) from None
         finally:
             self._scope = None
+            assert self._watch is not None
+            self._watch.waiting = False
         size = sum(map(len, pieces))
         self._received += size
         if self._pace is not None:
@@ -172,13 +174,13 @@ class HttpBody:
         assert self._watch is not None
         size = 0
         limit = self._limits.max_size
-        loop = asyncio.get_running_loop()
-        enough = loop.time() + _LONGEST_BATCH
-        while size < room and loop.time() < enough:
+        while size < room:
             self._watch.waiting = True
             piece, ends_http_chunk = await self._content.readchunk()
             self._watch.waiting = False
             if piece:
+                if not pieces:
+                    self._limit_batch()
                 pieces.append(piece)
                 size += len(piece)
                 if limit is not None and self._received + size > limit:
@@ -187,6 +189,26 @@ class HttpBody:
                 # aiohttp's reader of empty bodies says so only by `at_eof`.
                 return True
         return False
+
+
+    def _left(self) -> list[bytes]:
+        """Return what aiohttp has read, also if it would not hand it out any more."""
+        content = self._content
+        # Its reader tells of a broken connection before it hands out what came, and
+        # has no other way to those bytes.
+        failure, content._exception = content._exception, None  # noqa: SLF001 (as said)
+        try:
+            data = content.read_nowait()
+        finally:
+            content._exception = failure  # noqa: SLF001 (as said)
+        return [data] if data else []
+
+    def _limit_batch(self) -> None:
+        """Have the batch end after a while, however little it is by then."""
+        assert self._scope is not None
+        if self._problem is None:
+            loop = asyncio.get_running_loop()
+            self._scope.reschedule(loop.time() + _LONGEST_BATCH)
 
 
 class _Watch:

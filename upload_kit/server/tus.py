@@ -9,6 +9,7 @@ Source: https://tus.io/protocols/resumable-upload (1.0.0).
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
@@ -237,7 +238,7 @@ class TusRoutes:
         digest = None if checksum is None else checksum.digest
         try:
             return await self._files.store(
-                self._files.describe(owner, new),
+                self._files.describe(owner, replace(new, grows=True)),
                 body=body,
                 expected=Expected(content=digest),
             )
