@@ -3,18 +3,27 @@
 
 A half-done upload is two hidden files beside the final name: the bytes, written at
 their offsets, and a journal with a line a chunk, written after the chunk was read back
-and compared. Publishing is fsync, rename, fsync of the folder.
+and compared. Publishing is fsync, rename, fsync of the folder. What nobody goes on with
+for a week is removed by the next upload into the same folder.
 """
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import os
 import re
 import secrets
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
+from upload_kit.destinations.local_disk import (
+    OpenFile,
+    append,
+    digest_at,
+    sweep,
+    sync_folder,
+    write_at,
+)
 from upload_kit.errors import (
     ConfigurationError,
     IntegrityError,
@@ -29,7 +38,7 @@ from upload_kit.threads import in_thread
 from upload_kit.units import MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from upload_kit.bodies import ChunkBody
     from upload_kit.config import ConnectionOptions
@@ -37,6 +46,13 @@ if TYPE_CHECKING:
     from upload_kit.models import ChunkMetadata, UploadSpec
     from upload_kit.planning import Plan
 
+T = TypeVar("T")
+
+EXPIRES_AFTER: Final = 7 * 24 * 3600.0
+"""Seconds that a half-done upload is kept after the last byte of it came."""
+
+# Bytes a second at which a disk is read and synced at least.
+_DISK_RATE: Final = 10 * MIB
 _TOKEN: Final = re.compile(r"[0-9a-f]{32}")
 _LINE: Final = re.compile(r"([0-9]+) ([0-9]+) ([0-9a-f]{64})", re.ASCII)
 
@@ -56,6 +72,8 @@ class LocalDestination:
                 f"{location} names no folder.", hint="Write it like file:///folder."
             )
         self._folder = Path(location.path)
+        self._limit = options.response_timeout
+        self._swept: set[Path] = set()
 
     async def negotiate(self, spec: UploadSpec) -> Capabilities:
         """Take anything whose name stays below the folder."""
@@ -64,12 +82,16 @@ class LocalDestination:
             unknown_length=True,
             checksums=frozenset({"sha256"}),
             whole_checksums=frozenset({"sha256"}),
+            expires_after=EXPIRES_AFTER,
         )
 
     async def open(self, spec: UploadSpec, plan: Plan) -> LocalUpload:
         """Make the two hidden files."""
         upload = self._upload(spec, plan, secrets.token_hex(16))
-        await in_thread(upload.create)
+        await upload.create()
+        if upload.folder not in self._swept:
+            self._swept.add(upload.folder)
+            await upload.sweep()
         return upload
 
     async def reopen(self, spec: UploadSpec, plan: Plan, token: str) -> LocalUpload:
@@ -81,9 +103,8 @@ class LocalDestination:
         return upload
 
     def _upload(self, spec: UploadSpec, plan: Plan, token: str) -> LocalUpload:
-        return LocalUpload(
-            self._folder / safe_relative_name(spec.name), spec, plan, token
-        )
+        path = self._folder / safe_relative_name(spec.name)
+        return LocalUpload(path, spec, plan, token, limit=self._limit)
 
     async def aclose(self) -> None:
         """Nothing is kept open."""
@@ -92,16 +113,52 @@ class LocalDestination:
 class LocalUpload:
     """One upload into a folder."""
 
-    def __init__(self, path: Path, spec: UploadSpec, plan: Plan, token: str) -> None:
+    def __init__(
+        self, path: Path, spec: UploadSpec, plan: Plan, token: str, *, limit: float
+    ) -> None:
         self._path = path
+        self._limit = limit
         self._spec = spec
         self._plan = plan
         self.token = token
         self._part = path.with_name(f".upload_kit-{token}.part")
         self._journal = path.with_name(f".upload_kit-{token}.journal")
 
-    def create(self) -> None:
-        """Make the hidden files; blocking."""
+    @property
+    def folder(self) -> Path:
+        """Where the file will stand."""
+        return self._path.parent
+
+    async def create(self) -> None:
+        """Make the hidden files."""
+        await self._in_time(self._create)
+
+    async def sweep(self) -> None:
+        """Remove what has expired beside it."""
+        await self._in_time(lambda: sweep(self.folder, EXPIRES_AFTER))
+
+    async def _in_time(self, function: Callable[[], T], *, size: int = 0) -> T:
+        """
+        Call something in a thread, which a disk that hangs may never let go of.
+
+        Args:
+            function: What to call.
+
+            size: Bytes that it has to read or to sync.
+        """
+        limit = self._limit + size / _DISK_RATE
+        try:
+            async with asyncio.timeout(limit):
+                return await in_thread(function)
+        except TimeoutError as error:
+            raise RemoteUnavailable(
+                f"{self.folder} did not answer within {limit:.0f} seconds.",
+                hint="Does its disk hang? Resume once it works.",
+            ) from error
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _create(self) -> None:
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             if self._path.is_dir():
@@ -120,6 +177,9 @@ class LocalUpload:
             f"{self._path} exists already.", hint="Allow to overwrite it."
         )
 
+    def _gone(self) -> RemoteGone:
+        return RemoteGone(f"The half-done upload of {self._path} is gone.")
+
     def _failure(self, error: OSError) -> RemoteUnavailable | RemoteRejected:
         """Tell what may pass, such as a full disk, from what will not."""
         message = f"Cannot write {self._path}: {error.strerror or error}."
@@ -129,16 +189,14 @@ class LocalUpload:
 
     async def held(self) -> Sequence[Receipt]:
         """Read the journal; see `RemoteUpload.held`."""
-        return await in_thread(self._held)
+        return await self._in_time(self._held)
 
     def _held(self) -> list[Receipt]:
         try:
             lines = self._journal.read_text("ascii").split("\n")
             present = self._part.stat().st_size
         except FileNotFoundError as error:
-            raise RemoteGone(
-                f"The half-done upload of {self._path} is gone."
-            ) from error
+            raise self._gone() from error
         except OSError as error:
             raise self._failure(error) from error
         receipts = {}
@@ -152,18 +210,13 @@ class LocalUpload:
 
     async def put(self, chunk: ChunkMetadata, body: ChunkBody) -> Receipt:
         """Write at the chunk's offset, read back, compare; see `RemoteUpload.put`."""
-        try:
-            fd = await in_thread(os.open, self._part, os.O_RDWR)
-        except FileNotFoundError as error:
-            raise RemoteGone(
-                f"The half-done upload of {self._path} is gone."
-            ) from error
+        file = OpenFile(self._part)
         try:
             position = chunk.start
             async for piece in body.stream():
-                await in_thread(_write_at, fd, piece, position)
+                await file.use(write_at, piece, position)
                 position += len(piece)
-            written = await in_thread(_digest_at, fd, chunk.start, position)
+            written = await file.use(digest_at, chunk.start, position)
             if written != await body.digest("sha256"):
                 raise IntegrityError(
                     f"Chunk {chunk.index} of {self._path} reads differently from what"
@@ -171,11 +224,14 @@ class LocalUpload:
                     hint="Check the disk.",
                 )
             line = f"\n{chunk.index} {position - chunk.start} {written.hex()}\n"
-            await in_thread(_append, self._journal, line.encode("ascii"))
+            await in_thread(append, self._journal, line.encode("ascii"))
+        except FileNotFoundError as error:
+            raise self._gone() from error
         except OSError as error:
             raise self._failure(error) from error
         finally:
-            os.close(fd)
+            # Not awaited: on a disk that hangs it would never end.
+            file.close()
         size = position - chunk.start
         return Receipt(index=chunk.index, size=size, sha256=written.hex())
 
@@ -184,23 +240,20 @@ class LocalUpload:
     ) -> RemoteObject:
         """Compare the whole file if asked to, and rename it into place."""
         size = sum(receipt.size for receipt in receipts)
-        try:
-            actual = await in_thread(self._publish, size, sha256)
-        except OSError as error:
-            raise self._failure(error) from error
+        actual = await self._in_time(lambda: self._publish(size, sha256), size=size)
         return RemoteObject(location=self._path.as_uri(), size=size, sha256=actual)
 
     def _publish(self, size: int, sha256: str | None) -> str | None:
         try:
             fd = os.open(self._part, os.O_RDWR)
         except FileNotFoundError as error:
-            raise RemoteGone(
-                f"The half-done upload of {self._path} is gone."
-            ) from error
+            if sha256 is not None and self._stands(size, sha256):
+                return sha256
+            raise self._gone() from error
         try:
             # A try of the last chunk that failed may have left bytes behind the end.
             os.ftruncate(fd, size)
-            actual = None if sha256 is None else _digest_at(fd, 0, size).hex()
+            actual = None if sha256 is None else digest_at(fd, 0, size).hex()
             if actual != sha256:
                 raise IntegrityError(f"{self._path} differs from what was sent.")
             os.fsync(fd)
@@ -208,8 +261,20 @@ class LocalUpload:
             os.close(fd)
         self._move_into_place()
         self._journal.unlink(missing_ok=True)
-        _sync_folder(self._path.parent)
+        sync_folder(self._path.parent)
         return actual
+
+    def _stands(self, size: int, sha256: str) -> bool:
+        """Whether it was published before, by a call that nobody heard the end of."""
+        try:
+            fd = os.open(self._path, os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            same_size = os.fstat(fd).st_size == size
+            return same_size and digest_at(fd, 0, size).hex() == sha256
+        finally:
+            os.close(fd)
 
     def _move_into_place(self) -> None:
         if self._spec.overwrite:
@@ -224,42 +289,8 @@ class LocalUpload:
 
     async def abort(self) -> None:
         """Remove the hidden files; see `RemoteUpload.abort`."""
-        await in_thread(self._remove)
+        await self._in_time(self._remove)
 
     def _remove(self) -> None:
         self._journal.unlink(missing_ok=True)
         self._part.unlink(missing_ok=True)
-
-
-def _write_at(fd: int, piece: memoryview, position: int) -> None:
-    while piece:
-        count = os.pwrite(fd, piece, position)
-        piece, position = piece[count:], position + count
-
-
-def _digest_at(fd: int, start: int, end: int) -> bytes:
-    digest = hashlib.sha256()
-    buffer = memoryview(bytearray(MIB))
-    while start < end:
-        count = os.preadv(fd, [buffer[: min(len(buffer), end - start)]], start)
-        if count == 0:
-            break
-        digest.update(buffer[:count])
-        start += count
-    return digest.digest()
-
-
-def _append(path: Path, line: bytes) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_APPEND)
-    try:
-        os.write(fd, line)
-    finally:
-        os.close(fd)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
