@@ -8,6 +8,7 @@ import os
 import pty
 import queue
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -36,6 +37,7 @@ class Shell:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.state = folder / "state"
+        self._started: list[Running] = []
         kept = {
             name: value
             for name, value in os.environ.items()
@@ -75,7 +77,7 @@ class Shell:
 
     def start(self, *words: str | Path, stdin: int = subprocess.DEVNULL) -> Running:
         """Start a command and return at once."""
-        return Running(
+        running = Running(
             subprocess.Popen(
                 [*COMMAND, *map(str, words)],
                 stdin=stdin,
@@ -85,6 +87,14 @@ class Shell:
                 env=self.environment,
             )
         )
+        self._started.append(running)
+        return running
+
+    def close(self) -> None:
+        """End whatever a failed test left running."""
+        for running in self._started:
+            if running.process.poll() is None:
+                running.interrupt(signal.SIGKILL)
 
     def on_terminal(
         self,
@@ -162,11 +172,15 @@ class Running:
 
     def wait_for(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Return the first line of JSON that is wanted."""
-        while line := self._lines.get(timeout=PATIENCE):
+        while line := self.next_line():
             found: dict[str, Any] = json.loads(line)
             if wanted(found):
                 return found
         raise AssertionError(f"It ended before: {b''.join(self._err).decode()}")
+
+    def next_line(self) -> bytes:
+        """Return the next line of its output; nothing at the end."""
+        return self._lines.get(timeout=PATIENCE)
 
     def wait_for_share(self, share: float) -> dict[str, Any]:
         """Wait until so much of the file is confirmed."""

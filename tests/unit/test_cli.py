@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import click
@@ -16,12 +17,14 @@ from upload_kit.cli.lazy import LazyCommand, LazyGroup
 from upload_kit.cli.main import COMMANDS, cli
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    with closing(Shell(tmp_path)) as made:
+        yield made
 
 
 @pytest.mark.parametrize("name", COMMANDS)

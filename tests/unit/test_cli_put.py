@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,8 +26,9 @@ TOKEN = "t0ken-of-the-tests"
 
 
 @pytest.fixture
-def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path)
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    with closing(Shell(tmp_path)) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

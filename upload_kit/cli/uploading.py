@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -67,7 +67,7 @@ class Outcome:
     """How one upload ended."""
 
     result: UploadResult
-    """As its last event told it."""
+    """As its last event told it; of a cancelled one with the error too."""
 
     error: UploadKitError | None = None
     """Why it failed."""
@@ -137,6 +137,10 @@ class Batch:
             if last is None or last.result is None:
                 raise
             result, error = last.result, failure
+            if result.error is None:
+                result = replace(
+                    result, error=str(error), error_type=type(error).__name__
+                )
         return Outcome(result=result, error=error)
 
 
