@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING
 
 from upload_kit.errors import UploadKitError
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
     from upload_kit.engine import Engine
     from upload_kit.models import UploadResult
+
+logger = logging.getLogger("upload_kit.transfer")
 
 
 async def run_batch(engines: Iterable[Engine], *, at_once: int) -> list[UploadResult]:
@@ -43,5 +46,7 @@ async def _work(
     for index, engine in turns:
         try:
             results[index] = await engine.run()
-        except UploadKitError:
+        except Exception as error:  # Whatever it met, the others go on.
+            if not isinstance(error, UploadKitError):
+                logger.exception("An upload among many met a bug.")
             results[index] = engine.result()

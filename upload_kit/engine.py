@@ -8,7 +8,6 @@ One upload from its source to its destination; the engine knows ports only.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
@@ -40,7 +39,7 @@ from upload_kit.reading import ChunkReader, ReadingOptions
 from upload_kit.retry import RetryState
 from upload_kit.sessions.history import HistoryRow
 from upload_kit.threads import in_thread
-from upload_kit.units import MIB
+from upload_kit.units import MIB, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -236,9 +235,7 @@ class Engine:
         self._enter(Stage.PLANNING)
         destination = self._shared.destination
         capabilities = await self._first_contact(lambda: destination.negotiate(spec))
-        self._plan = plan_chunks(
-            spec.size, self._policy.chunk_size, capabilities, where=self._shared.shown
-        )
+        self._plan = self._fitting_plan(spec, capabilities)
         keeper = self._shared.keeper
         if keeper is None or not self._may_resume(spec, capabilities):
             return await self._transfer(spec, capabilities)
@@ -249,6 +246,29 @@ class Engine:
             self.session_id = checkpoint.session.session_id
             self._plan = replace(self._plan, chunk_size=checkpoint.session.chunk_size)
             return await self._transfer(spec, capabilities)
+
+    def _fitting_plan(self, spec: UploadSpec, capabilities: Capabilities) -> Plan:
+        """
+        Return a plan that suits the destination, and the memory where it has to.
+
+        Raises:
+            ConfigurationError: There is none.
+        """
+        chunk_size, budget = self._policy.chunk_size, self._policy.memory_budget
+        if not self._source.rereadable:
+            # What cannot be read again is held until it has arrived.
+            chunk_size = min(chunk_size, budget)
+        plan = plan_chunks(
+            spec.size, chunk_size, capabilities, where=self._shared.shown
+        )
+        if not self._source.rereadable and plan.chunk(0).size > budget:
+            raise ConfigurationError(
+                f"{spec.name} can be read only once, and its chunks of"
+                f" {format_size(plan.chunk_size)} are more than the memory of"
+                f" {format_size(budget)} that may be used.",
+                hint="Write it to a file first, or raise memory_budget.",
+            )
+        return plan
 
     def _may_resume(self, spec: UploadSpec, capabilities: Capabilities) -> bool:
         """
@@ -493,9 +513,17 @@ class Engine:
 
     async def _clear_up(self, remote: RemoteUpload) -> None:
         """Throw away what arrived; whatever made us stop is what gets reported."""
-        with contextlib.suppress(UploadKitError, TimeoutError):
-            async with asyncio.timeout(_CLEAR_UP):
-                await asyncio.shield(asyncio.ensure_future(remote.abort()))
+        aborting = asyncio.ensure_future(remote.abort())
+        try:
+            await asyncio.wait({aborting}, timeout=_CLEAR_UP)
+        finally:
+            # It took too long, or whoever cancelled us is in a hurry.
+            aborting.cancel()
+        await asyncio.wait({aborting}, timeout=_CLEAR_UP)
+        if not aborting.cancelled() and (error := aborting.exception()) is not None:
+            logger.warning(
+                "%s: what arrived was not removed: %s", self.state.name, error
+            )
 
     def _enter(self, stage: Stage) -> None:
         self.state.stage = stage

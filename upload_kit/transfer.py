@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import logging
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from upload_kit.engine import Engine
     from upload_kit.models import UploadProgress, UploadResult
     from upload_kit.progress import Feed
+
+logger = logging.getLogger("upload_kit.transfer")
 
 # An interrupt comes through at once only if nobody waits longer than this in one go.
 _SLICE: Final = 0.2
@@ -47,8 +50,10 @@ class Transfer:
         self._around = around
         self._loop = asyncio.get_running_loop()
         self._ended: concurrent.futures.Future[None] = concurrent.futures.Future()
+        # So that nobody who waits for it can cancel it.
+        self._ended.set_running_or_notify_cancel()
         self._result: UploadResult | None = None
-        self._error: UploadKitError | None = None
+        self._error: Exception | None = None
         self.task = self._loop.create_task(self._run(), name=f"upload {self.id}")
 
     async def _run(self) -> None:
@@ -59,7 +64,9 @@ class Transfer:
             self._error = UploadCancelled(
                 f"The upload of {self.name} was cancelled.", session_id=self.session_id
             )
-        except UploadKitError as error:
+        except Exception as error:  # The outermost edge: whoever awaits it gets it.
+            if not isinstance(error, UploadKitError):
+                logger.exception("The upload of %s met a bug.", self.name)
             self._error = error
         finally:
             self._ended.set_result(None)
@@ -152,9 +159,8 @@ class Transfer:
         if _running_loop() is self._loop:
             await asyncio.wait({self.task})
             return self._outcome()
-        while not self.done():
-            ended = asyncio.wrap_future(self._ended)
-            await asyncio.wait({ended}, timeout=_SLICE)
+        # No limit of its own: every wait of an upload has one.
+        await asyncio.wait({asyncio.wrap_future(self._ended)})
         return self._outcome()
 
     def __aiter__(self) -> Feed:

@@ -111,6 +111,23 @@ class TestResult:
             result = await asyncio.wrap_future(waiting)
         assert result is await transfer
 
+    async def test_loop_that_waited_is_gone(
+        self, server: KnobServer, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Whoever waited elsewhere, and stopped, does the upload no harm."""
+        gate = asyncio.Event()
+        server.fault(Step.CHUNK, Fault(gate=gate))
+        transfer = uploader(server).start(DATA)
+
+        async def wait_a_moment() -> None:
+            await asyncio.wait_for(outcome(transfer), 0.05)
+
+        with pytest.raises(TimeoutError):
+            await asyncio.to_thread(asyncio.run, wait_a_moment())
+        gate.set()
+        assert (await transfer).success
+        assert caplog.text == ""
+
     async def test_result_in_a_thread(self, server: KnobServer) -> None:
         """It blocks until the end, and takes no time once it is there."""
         transfer = uploader(server).start(DATA)

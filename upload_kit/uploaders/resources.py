@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from upload_kit.bodies import BufferPool
 from upload_kit.destinations.registry import make_destination
 from upload_kit.engine import Shared
 from upload_kit.locations import parse_location
 from upload_kit.sessions.history import History
+from upload_kit.sessions.lease import unbroken
 from upload_kit.sessions.manager import default_session_dir
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from upload_kit.destinations.base import Destination
     from upload_kit.throttle import BandwidthThrottle
     from upload_kit.uploaders.keeper import Keeper
+
+logger = logging.getLogger("upload_kit.uploaders")
 
 
 class Resources:
@@ -113,11 +117,21 @@ class Resources:
         history, self._history = self._history, None
         keeper, self._keeper = self._keeper, None
         shared.pool.clear()
-        await shared.destination.aclose()
-        if keeper is not None:
-            await keeper.aclose()
-        if history is not None:
-            await history.aclose()
+        for closable in (shared.destination, keeper, history):
+            if closable is not None:
+                await unbroken(_close(closable))
+
+
+class _Closable(Protocol):
+    async def aclose(self) -> None: ...
+
+
+async def _close(closable: _Closable) -> None:
+    """Close it; what has arrived has arrived, so a failure is only logged."""
+    try:
+        await closable.aclose()
+    except Exception:  # The outermost edge: the upload's own outcome counts.
+        logger.exception("%s could not be closed.", type(closable).__name__)
 
 
 def history_file(history: bool | str | Path) -> Path | None:  # noqa: FBT001 (an option's value)
