@@ -29,8 +29,11 @@ class MemoryFolder:
     name: str
     objects: dict[str, bytes] = field(default_factory=dict)
     parts: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    published: dict[str, RemoteObject] = field(default_factory=dict)
+    """What uploads became, by their tokens; the newest, for those who ask again."""
 
 
+_REMEMBERED: Final = 1000
 _FOLDERS: Final[dict[str, MemoryFolder]] = {}
 
 
@@ -118,6 +121,9 @@ class MemoryUpload:
         self, receipts: Sequence[Receipt], *, sha256: str | None = None
     ) -> RemoteObject:
         """Join the parts; see `RemoteUpload.complete`."""
+        published = self._folder.published.get(self.token)
+        if published is not None:
+            return published
         if not self._spec.overwrite and self._key in self._folder.objects:
             raise RemoteRejected(
                 f"{self._location} exists already.", hint="Allow to overwrite it."
@@ -128,8 +134,17 @@ class MemoryUpload:
         if sha256 not in {None, actual}:
             raise IntegrityError(f"{self._location} differs from what was sent.")
         self._folder.objects[self._key] = whole
-        del self._folder.parts[self.token]
-        return RemoteObject(location=self._location, size=len(whole), sha256=actual)
+        self._folder.parts.pop(self.token, None)
+        return self._remember(
+            RemoteObject(location=self._location, size=len(whole), sha256=actual)
+        )
+
+    def _remember(self, published: RemoteObject) -> RemoteObject:
+        done = self._folder.published
+        done[self.token] = published
+        if len(done) > _REMEMBERED:
+            del done[next(iter(done))]
+        return published
 
     async def abort(self) -> None:
         """Drop the parts; see `RemoteUpload.abort`."""
