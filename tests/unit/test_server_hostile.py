@@ -350,3 +350,17 @@ async def test_pipelined_requests(api: UploadApi) -> None:
             await connection.send(b"abc")
         names = [(await connection.reply()).body["name"] for _ in range(5)]
     assert names == ["0", "1", "2", "3", "4"]
+
+
+async def test_bodies_that_are_empty_by_their_headers(api: UploadApi) -> None:
+    """Requests that announce no bytes are answered at once, one after another."""
+    session_id = await api.begun(b"", 10)
+    async with RawConnection(url_of(api)) as connection:
+        for _ in range(3):
+            await connection.head("POST", "/upload/foundation", "Content-Length: 0")
+            assert (await connection.reply()).body["size"] == 0
+            path = f"/upload/resumable/{session_id}/chunks/0"
+            await connection.head("PUT", path, "Content-Length: 0")
+            assert (await connection.reply()).body["size"] == 0
+            await connection.head("POST", "/upload/foundation")
+            assert (await connection.reply()).body["size"] == 0

@@ -192,11 +192,11 @@ async def expired(api: UploadApi, session_id: str) -> None:
 async def test_upload_that_goes_on_does_not_expire(tmp_path: Path) -> None:
     """Each chunk gives the upload its whole time anew; what is published has no end."""
     data = os.urandom(6 * 1000)
-    async with upload_server(tmp_path, expires_after=0.6, cleanup_interval=0.1) as api:
+    async with upload_server(tmp_path, expires_after=1.5, cleanup_interval=0.1) as api:
         session_id = await api.begun(data, 1000)
         done = await api.foundation(b"for ever")
         for index in range(6):
-            await asyncio.sleep(0.3)
+            await asyncio.sleep(0.4)
             piece = data[index * 1000 : (index + 1) * 1000]
             assert (await api.put(session_id, index, piece)).status == 200
         assert (await api.complete(session_id, sha256=sha256(data))).status == 200
@@ -206,7 +206,7 @@ async def test_upload_that_goes_on_does_not_expire(tmp_path: Path) -> None:
 async def test_cleanup_comes_by_itself(tmp_path: Path) -> None:
     """Once an interval, what expired is removed, and its room is free again."""
     async with upload_server(
-        tmp_path, expires_after=0.3, cleanup_interval=0.2, max_sessions=2, quota=CHUNK
+        tmp_path, expires_after=2.0, cleanup_interval=0.2, max_sessions=2, quota=CHUNK
     ) as api:
         for _ in range(2):
             await api.begun(bytes(1000), 1000)
@@ -229,3 +229,20 @@ async def test_cleanup_leaves_alone_what_moves(tmp_path: Path) -> None:
             await slow.send(data[start : start + 10_000])
             await asyncio.sleep(0.25)
         assert (await slow.reply()).status == 200
+
+
+async def test_cleanup_ends_what_hangs(tmp_path: Path) -> None:
+    """A chunk that brings nothing for so long goes with its upload, and is told."""
+    async with (
+        upload_server(tmp_path, expires_after=0.5) as api,
+        RawConnection(str(api.session._base_url)) as hanging,
+    ):
+        session_id = await api.begun(bytes(CHUNK), CHUNK)
+        path = f"/upload/resumable/{session_id}/chunks/0"
+        await hanging.head("PUT", path, f"Content-Length: {CHUNK}")
+        await until((tmp_path / "incoming" / session_id / ".lock").exists)
+        await expired(api, session_id)
+        reply = await api.call("POST", "upload/cleanup")
+        assert reply.body["removed"] == 1
+        assert (await hanging.reply()).problem == "superseded"
+    assert names_in(tmp_path / "incoming") == []

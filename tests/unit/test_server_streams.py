@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import web
 
 from tests.servers.upload import (
     RawConnection,
@@ -20,8 +21,9 @@ from tests.servers.upload import (
     until,
     upload_server,
 )
-from upload_kit.models import Stage, StreamingProgress, UploadStatus
+from upload_kit.models import Stage, StreamingProgress, UploadProgress, UploadStatus
 from upload_kit.server import ServerConfig, running_server
+from upload_kit.server.streams import LineStream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -301,3 +303,38 @@ def test_lines_are_what_the_protocol_says(tmp_path: Path) -> None:
 
     for line in asyncio.run(lines()):
         assert StreamingProgress.from_dict(json.loads(line.to_json())) == line
+
+
+async def test_stream_gives_a_deaf_reader_up() -> None:
+    """A reader that takes nothing stops getting lines, and nobody waits for it."""
+    given_up = asyncio.Event()
+    line = StreamingProgress(
+        kind="bytes",
+        progress=UploadProgress(transfer_id="t", name="n"),
+        at=0.0,
+        error="x" * MIB,
+    )
+
+    async def tell(request: web.Request) -> web.StreamResponse:
+        stream = LineStream(request, 0.3)
+        await stream.open()
+        while not stream.is_deaf:
+            await stream.send(line)
+        await stream.send(line)
+        given_up.set()
+        return await stream.close()
+
+    app = web.Application()
+    app.router.add_get("/", tell)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        async with RawConnection(f"http://127.0.0.1:{port}") as connection:
+            connection.writer.transport.pause_reading()  # type: ignore[attr-defined]  # of a socket it has it
+            await connection.head("GET", "/")
+            async with asyncio.timeout(20):
+                await given_up.wait()
+    finally:
+        await runner.cleanup()

@@ -151,7 +151,8 @@ class FileLocker:
                 yield
             finally:
                 self._held.pop(lock, None)
-                await run(self._pool, lock.close)
+                # Closing has nothing to wait for, so it needs no thread.
+                lock.close()
 
     async def _acquire(self, lock: _FileLock) -> None:
         if await run(self._pool, lock.acquire):

@@ -51,7 +51,7 @@ class Housekeeper:
         """
         Remove every unfinished upload that nothing came for within its time.
 
-        An upload that somebody works on right now is left alone.
+        A request that has hung on one of them for all that time is ended first.
         """
         config, storage = self._parts.config, self._parts.storage
         before = time.time() - config.expires_after
