@@ -135,9 +135,65 @@ _MODULES: Final = {
 _HOMES: Final = {name: module for module, names in _MODULES.items() for name in names}
 
 __version__ = "0.1.0"
-__all__ = [  # noqa: PLE0604 (every name is a string of the table above)
+__all__ = [
+    "AuthenticationFailed",
+    "BandwidthThrottle",
+    "ChunkMetadata",
+    "ChunkedUploader",
+    "Compression",
+    "ConfigurationError",
+    "ConnectionOptions",
+    "EventKind",
+    "FileUploadTask",
+    "IntegrityError",
+    "Job",
+    "Layer",
+    "MissingExtra",
+    "OffsetConflict",
+    "ParallelUploader",
+    "ProgressTracker",
+    "Receipt",
+    "RemoteError",
+    "RemoteGone",
+    "RemoteObject",
+    "RemoteRejected",
+    "RemoteUnavailable",
+    "ResumableUploader",
+    "RetryPolicy",
+    "Secret",
+    "SessionConflict",
+    "SessionCorrupt",
+    "SessionError",
+    "SessionExpired",
+    "SessionManager",
+    "SessionNotFound",
+    "SourceChanged",
+    "SourceError",
+    "Stage",
+    "StreamingProgress",
+    "Transfer",
+    "TransferStalled",
+    "UploadCancelled",
+    "UploadEvent",
+    "UploadKitError",
+    "UploadProgress",
+    "UploadResult",
+    "UploadSession",
+    "UploadStatus",
+    "Verification",
     "__version__",
-    *sorted(_HOMES),
+    "allow_nested",
+    "doctor",
+    "history",
+    "jobs",
+    "load_ipython_extension",
+    "resume",
+    "serve",
+    "sessions",
+    "start",
+    "start_many",
+    "upload",
+    "upload_many",
 ]
 
 
@@ -156,13 +212,15 @@ class _Package(ModuleType):
 sys.modules[__name__].__class__ = _Package
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name from its module when it is first used."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:
+    # Else type checkers would take every misspelt name for one of ours.
+    def __getattr__(name: str) -> Any:
+        """Import a public name from its module when it is first used."""
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

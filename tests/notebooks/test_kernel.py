@@ -382,3 +382,31 @@ def test_no_secret_in_any_output(shared: Kernel) -> None:
     )
     shared.drain(1.2)
     assert TOKEN not in str(shared.all)
+
+
+def test_a_paused_upload_shows_signs_of_life(shared: Kernel) -> None:
+    """Servers end kernels that seem idle: a panel paints now and then regardless."""
+    cell = shared.cell(
+        """
+from upload_kit.api.starting import prepare
+from upload_kit.bridge import bridge
+from upload_kit.notebook.panel import Panel
+from upload_kit.terminal import follow
+job = prepare(big, url, token=token, limit="2MB/s", name="beats.bin")
+feed, panel = job.subscribe(), Panel(job, heartbeat=0.5)
+panel.display()
+drawn = bridge.submit(follow(feed, panel))
+job.begin(); job.pause()
+"""
+    )
+    shared.drain(1)
+    before = len(shared.all)
+    shared.drain(3)
+    comms = {one["comm_id"] for one in cell.of("comm_open")}
+    beats = [
+        message
+        for message in shared.all[before:]
+        if message["msg_type"] == "comm_msg" and message["content"]["comm_id"] in comms
+    ]
+    shared.cell("job.cancel(); job.wait(); drawn.result(5)")
+    assert 2 <= len(beats) <= 6

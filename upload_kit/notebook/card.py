@@ -59,6 +59,11 @@ _NOT_RESUMABLE: Final = frozenset(
 )
 
 
+def safe(text: str) -> str:
+    """Return text as HTML that shows it: no tags, nothing that steers a terminal."""
+    return escape(printable(text))
+
+
 def card_html(view: View) -> str:
     """Return a job as HTML that needs nothing from the page it stands in."""
     status = view.progress.status
@@ -94,17 +99,17 @@ def how_to_go_on(result: UploadResult) -> str | None:
 def _head(view: View) -> str:
     status = view.progress.status
     sign = f'<span style="color: {COLOURS[status]}">{SIGNS[status]}</span>'
-    name = f"<b>{escape(printable(view.name))}</b>"
+    name = f"<b>{safe(view.name)}</b>"
     where = ""
     if not view.results and view.destination:
-        where = f' <span style="{_MUTED}">to {escape(view.destination)}</span>'
+        where = f' <span style="{_MUTED}">to {safe(view.destination)}</span>'
     return f"<div>{sign} {name} {status.value}{where}</div>"
 
 
 def _body(view: View) -> Iterable[str]:
     if view.files == 1:
         return _one(view.results[0]) if view.results else _unfinished(view)
-    shown = [_line(escape(_sum(view)))]
+    shown = [_line(safe(_sum(view)))]
     shown += [_line(_failure(result), colour=True) for result in view.failed]
     if complete := [result for result in view.results if result.success]:
         shown.append(_list(complete, view.more_results))
@@ -114,7 +119,7 @@ def _body(view: View) -> Iterable[str]:
 def _unfinished(view: View) -> list[str]:
     lines = [_bar(view.progress), _line(_facts(view.progress))]
     if view.note:
-        lines.append(_line(escape(f"It is tried again. {view.note}")))
+        lines.append(_line(safe(f"It is tried again. {view.note}")))
     return lines
 
 
@@ -129,13 +134,13 @@ def _bar(progress: UploadProgress) -> str:
 
 def _one(result: UploadResult) -> list[str]:
     if not result.success:
-        lines = [_line(escape(_reason(result)), colour=result.error is not None)]
+        lines = [_line(safe(_reason(result)), colour=result.error is not None)]
         if (call := how_to_go_on(result)) is not None:
-            lines.append(_line(f"Go on with it: <code>{escape(call)}</code>"))
+            lines.append(_line(f"Go on with it: <code>{safe(call)}</code>"))
         return lines
-    lines = [_line(escape(", ".join(_figures(result))))]
+    lines = [_line(safe(", ".join(_figures(result))))]
     if result.location:
-        lines.append(_line(f"at {escape(printable(result.location))}", style=_MUTED))
+        lines.append(_line(f"at {safe(result.location)}", style=_MUTED))
     if result.sha256:
         lines.append(_line(f"SHA-256 {result.sha256}", style=_CODE))
     return lines
@@ -154,7 +159,7 @@ def _figures(result: UploadResult) -> Iterable[str]:
 def _failure(result: UploadResult) -> str:
     text = f"{printable(result.name)}: {_reason(result)}"
     call = how_to_go_on(result)
-    return escape(text) + (f" <code>{escape(call)}</code>" if call else "")
+    return safe(text) + (f" <code>{safe(call)}</code>" if call else "")
 
 
 def _reason(result: UploadResult) -> str:
@@ -172,7 +177,7 @@ def _result_text(result: UploadResult) -> str:
 
 def _list(complete: list[UploadResult], more: int) -> str:
     rows = "".join(
-        f"<div>{SIGNS[UploadStatus.COMPLETE]} {escape(describe_result(result))}</div>"
+        f"<div>{SIGNS[UploadStatus.COMPLETE]} {safe(describe_result(result))}</div>"
         for result in complete
     )
     if more:
@@ -196,7 +201,7 @@ def _sum(view: View) -> str:
 
 
 def _facts(progress: UploadProgress) -> str:
-    return escape(f"{amount(progress)}, {pace(progress)}")
+    return safe(f"{amount(progress)}, {pace(progress)}")
 
 
 def _line(html: str, *, style: str = "", colour: bool = False) -> str:

@@ -212,7 +212,7 @@ def _space() -> Finding:
     there = next(one for one in (folder, *folder.parents) if one.exists())
     free = shutil.disk_usage(there).free
     value = f"in {_shorten(folder)}, {format_size(free)} free."
-    if not os.access(there, os.W_OK):
+    if not (there.is_dir() and os.access(there, os.W_OK)):
         advice = "Nothing can be written there: set UPLOAD_KIT_SESSION_DIR."
         return _warning("Sessions", value, advice)
     if free < _LITTLE_SPACE:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Unpack
 from upload_kit.api import lookup
 from upload_kit.api.starting import prepare, prepare_many, prepare_resume
 from upload_kit.bridge import bridge
+from upload_kit.errors import ConfigurationError
 from upload_kit.frames import make_frame
 from upload_kit.models import UploadStatus
 from upload_kit.notebook.showing import begin_shown, run_shown
-from upload_kit.notebook.sources import to_source
+from upload_kit.notebook.sources import is_object, to_source
 
 if TYPE_CHECKING:
     import os
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from upload_kit.api.lookup import Moment
     from upload_kit.models import Layer, UploadResult
     from upload_kit.notebook.renderers import Progress
-    from upload_kit.notebook.sources import NotebookSource
+    from upload_kit.notebook.sources import NotebookSource, NotebookSources
 
 
 def start(
@@ -110,7 +111,7 @@ def _prepare(
 
 
 def start_many(
-    sources: SourcesLike,
+    sources: NotebookSources,
     destination: str | None = None,
     *,
     progress: Progress = "auto",
@@ -139,7 +140,7 @@ def start_many(
 
 
 def upload_many(
-    sources: SourcesLike,
+    sources: NotebookSources,
     destination: str | None = None,
     *,
     progress: Progress = "auto",
@@ -270,8 +271,14 @@ def history(
     return make_frame("history_frame", columns)
 
 
-def _to_sources(sources: SourcesLike) -> SourcesLike:
+def _to_sources(sources: NotebookSources) -> SourcesLike:
     """Turn those that a notebook has into bytes, each by the name it is given."""
     if isinstance(sources, Mapping):
         return {name: to_source(source, name)[0] for name, source in sources.items()}
+    several = sources if isinstance(sources, list | tuple) else [sources]
+    if any(is_object(source) for source in several):
+        raise ConfigurationError(
+            "Tables, figures and arrays have no names of their own.",
+            hint="Hand in a dictionary of names.",
+        )
     return sources

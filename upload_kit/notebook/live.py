@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.models import Stage, UploadStatus
-from upload_kit.notebook.card import COLOURS, how_to_go_on
+from upload_kit.notebook.card import COLOURS, how_to_go_on, safe
 from upload_kit.terminal.words import (
     amount,
     count_files,
@@ -79,10 +78,10 @@ _WORDS: Final = {
 def live_html(view: View) -> str:
     """Return a job as HTML for a widget, which nothing is taken away from."""
     progress = view.progress
-    parts = [_head(view), _bar(progress, printable(view.name)), _facts(view)]
+    parts = [_head(view), _bar(progress, view.name), _facts(view)]
     if view.note and view.progress.retries:
         tries = count_retries(progress.retries)
-        parts.append(f'<div class="uk-note">{tries}. {escape(view.note)}</div>')
+        parts.append(f'<div class="uk-note">{tries}. {safe(view.note)}</div>')
     parts += [_row(row) for row in view.rows]
     if view.more_rows:
         parts.append(f'<div class="uk-row">and {view.more_rows} more under way</div>')
@@ -92,10 +91,10 @@ def live_html(view: View) -> str:
 
 
 def _head(view: View) -> str:
-    to = f"\N{RIGHTWARDS ARROW} {escape(view.destination)}" if view.destination else ""
+    to = f"\N{RIGHTWARDS ARROW} {safe(view.destination)}" if view.destination else ""
     return (
         '<div class="uk-head">'
-        f'<span class="uk-name">{escape(printable(view.name))}</span>'
+        f'<span class="uk-name">{safe(view.name)}</span>'
         f'<span class="uk-to">{to}</span>'
         f'<span class="uk-state">{_word(view.progress)}</span>'
         f'<span class="uk-percent">{_percent(view.progress)}</span></div>'
@@ -126,7 +125,7 @@ def _bar(progress: UploadProgress, name: str) -> str:
         sent = min(100 - done, 100 * progress.in_flight / total)
     value = "" if progress.percent is None else f' aria-valuenow="{int(done)}"'
     return (
-        f'<div class="uk-bar" role="progressbar" aria-label="{escape(name)}"'
+        f'<div class="uk-bar" role="progressbar" aria-label="{safe(name)}"'
         f' aria-valuemin="0" aria-valuemax="100"{value}>'
         f'<div class="uk-done" style="width: {done:.2f}%"></div>'
         f'<div class="uk-sent" style="width: {sent:.2f}%"></div></div>'
@@ -163,19 +162,19 @@ def _row(row: Row) -> str:
     note = ""
     if row.note:
         tries = count_retries(progress.retries)
-        note = f'<div class="uk-note">{tries}. {escape(row.note)}</div>'
+        note = f'<div class="uk-note">{tries}. {safe(row.note)}</div>'
     return (
         '<div class="uk-row"><div class="uk-head">'
-        f'<span class="uk-name">{escape(printable(progress.name))}</span>'
+        f'<span class="uk-name">{safe(progress.name)}</span>'
         f"<span>{amount(progress)}</span>"
         f'<span class="uk-percent">{_percent(progress)}</span></div>'
-        f"{_bar(progress, printable(progress.name))}{note}</div>"
+        f"{_bar(progress, progress.name)}{note}</div>"
     )
 
 
 def _failure(result: UploadResult) -> str:
     reason = printable(result.error) if result.error else "It was cancelled."
     call = how_to_go_on(result)
-    hint = f" <code>{escape(call)}</code>" if call else ""
-    name = escape(printable(result.name))
-    return f'<div class="uk-bad">{name}: {escape(reason)}{hint}</div>'
+    hint = f" <code>{safe(call)}</code>" if call else ""
+    name = safe(result.name)
+    return f'<div class="uk-bad">{name}: {safe(reason)}{hint}</div>'

@@ -18,7 +18,6 @@ from upload_kit.terminal.tally import Tally
 
 if TYPE_CHECKING:
     import concurrent.futures
-    from collections.abc import Callable
 
     from upload_kit.api.jobs import Job
     from upload_kit.terminal.display import Display
@@ -108,7 +107,6 @@ def begin_shown(
 def _draw_elsewhere(job: Job[Any], renderer: Renderer, *, waiting: bool) -> Shown:
     feed = job.subscribe()
     display: Display
-    told = None
     if renderer is Renderer.WIDGET:
         # Imported when shown: it takes a third of a second, and not all have it.
         from upload_kit.notebook.panel import Panel
@@ -120,19 +118,20 @@ def _draw_elsewhere(job: Job[Any], renderer: Renderer, *, waiting: bool) -> Show
         display = html = HtmlDisplay(job)
         html.display()
     elif renderer is Renderer.STATIC:
-        display = static = StaticDisplay(job)
-        told = static.tell
+        display = StaticDisplay(job)
     else:
         display = _stream(job, renderer)
     shown = Shown(display, bridge.submit(follow(feed, display)))
-    if told is not None:
-        job.on_waited = partial(_tell, shown, told)
+    if renderer not in _PLACED:
+        job.on_waited = partial(_tell, shown, display)
     return shown
 
 
-def _tell(shown: Shown, tell: Callable[[], None]) -> None:
+def _tell(shown: Shown, display: Display) -> None:
+    """Let whoever waited see the end before what comes next."""
     shown.settle()
-    tell()
+    if isinstance(display, StaticDisplay):
+        display.tell()
 
 
 def _show_value(job: Job[Any], placed: int | None) -> None:

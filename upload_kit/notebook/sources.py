@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from upload_kit.errors import ConfigurationError, MissingExtra
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Mapping
 
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from upload_kit.sources import SourceLike
 
     NotebookSource: TypeAlias = SourceLike | DataFrame | Figure | NDArray[Any]
+    NotebookSources: TypeAlias = (
+        SourceLike | Iterable[SourceLike] | Mapping[str, NotebookSource]
+    )
 
 _TABLE: Final = "table.parquet"
 _FIGURE: Final = "figure.png"
@@ -45,6 +48,11 @@ def to_source(source: Any, name: str | None) -> tuple[SourceLike, str | None]:
             name = name or usual
             return write(source, name), name
     return source, name
+
+
+def is_object(source: object) -> bool:
+    """Return whether it is one of those that `to_source` turns into bytes."""
+    return any(isinstance(source, _loaded(*one[:2])) for one in _WRITERS)
 
 
 def _loaded(package: str, kind: str) -> type | tuple[()]:
