@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import secrets
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -49,6 +49,32 @@ _COMPLETE_RATE: Final = 50 * MIB
 _JSON: Final = {"Content-Type": "application/json"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Facts:
+    """What the server says of itself."""
+
+    protocol: str
+    min_chunk: int
+    max_chunk: int | None
+    max_chunks: int | None
+    max_size: int | None
+    checksums: frozenset[str]
+    encodings: frozenset[str]
+    expires_after: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Status:
+    """What the server says of an upload, as far as it is of use here."""
+
+    session_id: str
+    chunk_size: int
+    location: str
+    size: int | None
+    sha256: str | None
+    chunks: list[Receipt] | None = None
+
+
 class NativeDestination:
     """The server at a base URL."""
 
@@ -73,8 +99,8 @@ class NativeDestination:
         reply = await self._wire.request("OPTIONS", self._base)
         if reply.status != 200:
             raise reply.error()
-        facts = reply.json()
-        if not isinstance(facts, dict) or facts.get("protocol") != PROTOCOL:
+        facts = reply.read_as(_Facts)
+        if facts.protocol != PROTOCOL:
             raise RemoteRejected(
                 f"{reply.url} does not speak {PROTOCOL}.",
                 hint="Check that the URL is that of an upload_kit server.",
@@ -94,12 +120,12 @@ class NativeDestination:
             "whole_digest": spec.whole_digest,
         }
         status = await self._begin(facts)
-        if status["chunk_size"] != plan.chunk_size:
+        if status.chunk_size != plan.chunk_size:
             raise RemoteRejected(
-                f"{self._base} wants chunks of {status['chunk_size']} bytes, not"
+                f"{self._base} wants chunks of {status.chunk_size} bytes, not"
                 f" {plan.chunk_size}."
             )
-        return NativeUpload(self._wire, self._base, status["session_id"], spec)
+        return NativeUpload(self._wire, self._base, status.session_id, spec)
 
     async def reopen(
         self, spec: UploadSpec, plan: Plan, token: str
@@ -113,7 +139,7 @@ class NativeDestination:
     def _one_request(self, spec: UploadSpec, token: str) -> OneRequest:
         return OneRequest(self._wire, self._base, spec, token)
 
-    async def _begin(self, facts: dict[str, Any]) -> dict[str, Any]:
+    async def _begin(self, facts: dict[str, Any]) -> _Status:
         reply = await self._wire.request(
             "POST",
             f"{self._base}upload/resumable",
@@ -122,8 +148,7 @@ class NativeDestination:
         )
         if reply.status not in {200, 201}:
             raise reply.error()
-        status: dict[str, Any] = reply.json()
-        return status
+        return reply.read_as(_Status)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -134,20 +159,18 @@ def _fits_one_request(size: int | None) -> bool:
     return size is not None and size <= _ONE_REQUEST
 
 
-def _capabilities(facts: dict[str, Any]) -> Capabilities:
+def _capabilities(facts: _Facts) -> Capabilities:
     known = {"sha-256": "sha256"}
     return Capabilities(
-        min_chunk=facts["min_chunk"],
-        max_chunk=facts["max_chunk"],
-        max_chunks=facts["max_chunks"],
-        max_size=facts["max_size"],
+        min_chunk=facts.min_chunk,
+        max_chunk=facts.max_chunk,
+        max_chunks=facts.max_chunks,
+        max_size=facts.max_size,
         unknown_length=True,
-        checksums=frozenset(
-            known[name] for name in facts["checksums"] if name in known
-        ),
+        checksums=frozenset(known[name] for name in facts.checksums if name in known),
         whole_checksums=frozenset({"sha256"}),
-        encodings=frozenset(facts["encodings"]),
-        expires_after=facts["expires_after"],
+        encodings=facts.encodings,
+        expires_after=facts.expires_after,
     )
 
 
@@ -187,8 +210,8 @@ class OneRequest:
         reply = await self._wire.request("POST", url, headers=headers, body=body)
         if reply.status not in {200, 201}:
             raise reply.error()
-        status = reply.json()
-        _check_digest(status["sha256"], digest, spec.name)
+        status = reply.read_as(_Status)
+        _check_digest(status.sha256, digest, spec.name)
         self._stored = _stored(self._base, status)
         return Receipt(index=0, size=chunk.size, sha256=digest.hex())
 
@@ -211,11 +234,11 @@ def _format_metadata(metadata: dict[str, str]) -> str:
     )
 
 
-def _stored(base: str, status: dict[str, Any]) -> RemoteObject:
+def _stored(base: str, status: _Status) -> RemoteObject:
     return RemoteObject(
-        location=base + status["location"].lstrip("/"),
-        size=status["size"],
-        sha256=status["sha256"],
+        location=base + status.location.lstrip("/"),
+        size=status.size,
+        sha256=status.sha256,
     )
 
 
@@ -236,10 +259,7 @@ class NativeUpload:
         )
         if reply.status != 200:
             raise reply.error()
-        return [
-            Receipt(index=chunk["index"], size=chunk["size"], sha256=chunk["sha256"])
-            for chunk in reply.json()["chunks"]
-        ]
+        return reply.read_as(_Status).chunks or []
 
     async def put(self, chunk: ChunkMetadata, body: ChunkBody) -> Receipt:
         """Send one chunk; see `RemoteUpload.put`."""
@@ -257,9 +277,9 @@ class NativeUpload:
         )
         if reply.status != 200:
             raise reply.error()
-        stored = reply.json()
-        _check_digest(stored["sha256"], digest, f"{self._spec.name}, {chunk.index}")
-        return Receipt(index=chunk.index, size=stored["size"], sha256=stored["sha256"])
+        stored = reply.read_as(Receipt)
+        _check_digest(stored.sha256, digest, f"{self._spec.name}, {chunk.index}")
+        return Receipt(index=chunk.index, size=stored.size, sha256=stored.sha256)
 
     async def complete(
         self, receipts: Sequence[Receipt], *, sha256: str | None = None
@@ -274,7 +294,7 @@ class NativeUpload:
             response_timeout=self._wire.response_timeout + size / _COMPLETE_RATE,
         )
         if reply.status == 200:
-            return _stored(self._base, reply.json())
+            return _stored(self._base, reply.read_as(_Status))
         raise self._refusal(reply)
 
     def _refusal(self, reply: Reply) -> Exception:

@@ -11,7 +11,7 @@ import email.utils
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import aiohttp
 import msgspec
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from upload_kit.config import ConnectionOptions
 
 logger = logging.getLogger("upload_kit.wire")
+
+T = TypeVar("T")
 
 # A body this small goes out together with its headers, in one piece.
 _SMALL: Final = 64 * KIB
@@ -78,6 +80,22 @@ class Reply:
         except msgspec.DecodeError as error:
             raise RemoteRejected(
                 f"{self.method} {self.url} did not answer with JSON.",
+                status=self.status,
+                hint="Check that the URL is that of an upload server.",
+            ) from error
+
+    def read_as(self, record: type[T]) -> T:
+        """
+        Return the body as a record.
+
+        Raises:
+            RemoteRejected: It is none, so this is not the server we took it for.
+        """
+        try:
+            return msgspec.json.decode(self.body, type=record)
+        except (msgspec.DecodeError, UploadKitError) as error:
+            raise RemoteRejected(
+                f"{self.method} {self.url} did not answer as it should: {error}.",
                 status=self.status,
                 hint="Check that the URL is that of an upload server.",
             ) from error
