@@ -14,6 +14,7 @@ import msgspec
 from upload_kit.errors import UploadKitError
 from upload_kit.events import EventKind, UploadEvent
 from upload_kit.models import StreamingProgress, UploadResult
+from upload_kit.threads import in_thread
 from upload_kit.units import MIB
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _COMMAND: Final = (sys.executable, "-m", "upload_kit")
 # A result lists every chunk of its file.
 _LONGEST_LINE: Final = 64 * MIB
-# Seconds without a line from an upload that still runs; each retry is a line.
+# As long as the client itself waits for an answer; each retry is a line.
 _SILENCE: Final = 90.0
 _ENDING: Final = 15.0
 
@@ -41,11 +42,14 @@ class UploadProcess:
         words: The command line after `upload-kit`, without --json.
 
         folder: Its log goes here, and to `state` its sessions and its history.
+
+        silence: Seconds without a line after which it is given up.
     """
 
-    def __init__(self, *words: str, folder: Path) -> None:
+    def __init__(self, *words: str, folder: Path, silence: float = _SILENCE) -> None:
         self._words = words
         self._folder = folder
+        self._silence = silence
         self._process: asyncio.subprocess.Process | None = None
         self._errors = folder / "upload.log"
         self.result: UploadResult | None = None
@@ -62,7 +66,7 @@ class UploadProcess:
 
     async def __aenter__(self) -> Self:
         """Start it."""
-        with self._errors.open("wb") as errors:
+        with await in_thread(self._errors.open, "wb") as errors:
             self._process = await asyncio.create_subprocess_exec(
                 *_COMMAND,
                 *self._words,
@@ -114,10 +118,12 @@ class UploadProcess:
         assert self._process is not None
         assert self._process.stdout is not None
         try:
-            async with asyncio.timeout(_SILENCE):
+            async with asyncio.timeout(self._silence):
                 return await self._process.stdout.readline()
         except TimeoutError as error:
-            raise DemoFailed(f"`{self}` said nothing for {_SILENCE:.0f} s.") from error
+            raise DemoFailed(
+                f"`{self}` said nothing for {self._silence:.0f} s."
+            ) from error
 
     async def _check_ending(self) -> None:
         assert self._process is not None
@@ -129,7 +135,7 @@ class UploadProcess:
                 f"`{self}` did not end within {_ENDING:.0f} s of its last word."
             ) from error
         if code != 0 or self.result is None or not self.result.success:
-            said = (await asyncio.to_thread(self._errors.read_text)).strip()
+            said = (await in_thread(self._errors.read_text)).strip()
             raise DemoFailed(f"`{self}` ended with code {code}: {said[-2000:]}")
 
 

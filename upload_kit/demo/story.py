@@ -98,7 +98,7 @@ class Story:
         self._folder = folder
         self._out = out
         self._keep = keep
-        self._size = path.stat().st_size
+        self._size = 0
         self._sha256 = ""
         self._runs: list[Run] = []
 
@@ -109,6 +109,7 @@ class Story:
         Raises:
             DemoFailed: Something differs, takes too long, or goes another way.
         """
+        self._size = (await in_thread(self._path.stat)).st_size
         self._sha256 = await in_thread(digest_file, self._path)
         self._say(f"File    {self._path}, {format_size(self._size)}")
         self._say(f"        SHA-256 {self._sha256}")

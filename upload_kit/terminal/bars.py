@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 from tqdm.std import tqdm
-from tqdm.utils import disp_len, disp_trim
+from tqdm.utils import disp_len
 
 from upload_kit.events import EventKind
 from upload_kit.models import UploadProgress, UploadStatus
@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 
 _ROWS: Final = 5
 _NAME: Final = 24
-_BAR: Final = 12
+_BAR: Final = 10
 _NOTE: Final = 26
 _WIDE: Final = 100
+_USUAL: Final = 80
 _FORMAT: Final = "{upload_name} {upload_percent} |{bar}| {upload_facts}"
 # Seconds without news after which a speed is no news either.
 _STALE: Final = 2.0
@@ -205,7 +206,7 @@ class Bars:
         """Return what stands to the right of a bar, and leaves room for one."""
         columns = _columns(self._out)
         room = columns - self._name_width - len(" 100% || ") - _BAR
-        return _styled(disp_trim(self._words(progress, columns), room), progress.status)
+        return _styled(cut(self._words(progress, columns), room), progress.status)
 
     def _words(self, progress: UploadProgress, columns: int) -> str:
         note = self._notes.get(progress.transfer_id)
@@ -236,15 +237,21 @@ class Bars:
         self._out.flush()
 
 
+def cut(text: str, width: int) -> str:
+    """Return as much of the beginning of a text as fits into so many columns."""
+    used = 0
+    for position, char in enumerate(text):
+        used += disp_len(char)
+        if used > width:
+            return text[:position]
+    return text
+
+
 def fit(text: str, width: int) -> str:
     """Return text of exactly so many columns, cut in its middle if it is longer."""
     if disp_len(text) > width:
-        tail = text[-(width // 2) :]
-        text = (
-            disp_trim(text, width - disp_len(tail) - 1)
-            + "\N{HORIZONTAL ELLIPSIS}"
-            + tail
-        )
+        tail = cut(text[::-1], width // 2)[::-1]
+        text = f"{cut(text, width - disp_len(tail) - 1)}\N{HORIZONTAL ELLIPSIS}{tail}"
     return text + " " * (width - disp_len(text))
 
 
@@ -264,6 +271,7 @@ def _styled(text: str, status: UploadStatus) -> str:
 
 def _columns(out: TextIO) -> int:
     try:
-        return os.get_terminal_size(out.fileno()).columns
+        # Some pseudo-terminals have a size of 0 by 0.
+        return os.get_terminal_size(out.fileno()).columns or _USUAL
     except (OSError, ValueError):
-        return 80
+        return _USUAL
