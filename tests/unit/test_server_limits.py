@@ -128,11 +128,11 @@ async def test_quota_counts_what_was_not_announced(tmp_path: Path) -> None:
         for _ in range(count):
             yield bytes(CHUNK)
 
-    async with upload_server(tmp_path, quota=10 * CHUNK) as api:
-        reply = await api.foundation(pieces(11))
+    async with upload_server(tmp_path, quota=60 * CHUNK) as api:
+        reply = await api.foundation(pieces(100))
         assert (reply.status, reply.problem) == (507, "disk-full")
         assert names_in(tmp_path / "incoming") == []
-        assert (await api.foundation(pieces(4))).status == 201
+        assert (await api.foundation(pieces(54))).status == 201
         begun = await api.begin(None, chunk_size=2 * CHUNK)
         session_id = begun.body["session_id"]
         wrong = digest_field(b"other")
