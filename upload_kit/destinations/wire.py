@@ -49,6 +49,8 @@ _SMALL: Final = 64 * KIB
 _MAX_REPLY: Final = 64 * MIB
 # Below what servers and proxies keep idle connections open for (nginx: 75 s, S3: 5 s).
 _KEEP_ALIVE: Final = 4.0
+# Characters of what another side said that are shown in a message.
+_EXCERPT: Final = 200
 
 _RETRYABLE: Final = frozenset({408, 423, 425, 429, 500, 502, 503, 504, 507, 509})
 
@@ -77,7 +79,7 @@ class Reply:
         """
         try:
             return msgspec.json.decode(self.body)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise RemoteRejected(
                 f"{self.method} {self.url} did not answer with JSON.",
                 status=self.status,
@@ -107,18 +109,20 @@ class Reply:
             return {}
         try:
             problem = msgspec.json.decode(self.body)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             return {}
         return problem if isinstance(problem, dict) else {}
 
     def error(self) -> RemoteError | IntegrityError:
         """Return the error that this status stands for."""
         problem = self.problem
-        detail = problem.get("detail") or problem.get("title") or _excerpt(self.body)
-        message = f"{self.method} {self.url} answered {self.status}: {detail}"
+        detail = problem.get("detail") or problem.get("title")
+        text = str(detail) if detail else self.body[:_EXCERPT].decode(errors="replace")
+        said = _excerpt(text) or "(no explanation)"
+        message = f"{self.method} {self.url} answered {self.status}: {said}"
         if not message.endswith("."):
             message += "."
-        hint = problem.get("next_step")
+        hint = _excerpt(str(problem.get("next_step") or "")) or None
         if self.status == 422:
             return IntegrityError(message, hint=hint)
         return _class_for(self.status)(
@@ -133,10 +137,11 @@ class Reply:
             return None
         if value.isascii() and value.isdigit():
             return float(value)
-        moment = email.utils.parsedate_tz(value)
-        if moment is None:
+        try:
+            moment = email.utils.parsedate_to_datetime(value).timestamp()
+        except (ValueError, OverflowError):
             return None
-        return max(0.0, email.utils.mktime_tz(moment) - time.time())
+        return max(0.0, moment - time.time())
 
 
 def _class_for(status: int) -> type[RemoteError]:
@@ -149,9 +154,10 @@ def _class_for(status: int) -> type[RemoteError]:
     return RemoteRejected
 
 
-def _excerpt(body: bytes) -> str:
-    text = " ".join(body[:200].decode("utf-8", "replace").split())
-    return text or "(no explanation)"
+def _excerpt(text: str) -> str:
+    """Return the start of what another side said, as one line that can be shown."""
+    shown = "".join(c if c.isprintable() else " " for c in text[:_EXCERPT])
+    return " ".join(shown.split())
 
 
 class Wire:
@@ -230,6 +236,7 @@ class Wire:
             ConfigurationError: It is no URL.
             UploadKitError: Whatever the body raises while it is streamed.
         """
+        target = _target(url)
         sender = _Sender(body, skip)
         timeout = (
             aiohttp.ClientTimeout(
@@ -244,13 +251,15 @@ class Wire:
         try:
             async with self._open().request(
                 method,
-                URL(url, encoded=True),
+                target,
                 headers={**sender.headers, **(headers or {})},
                 data=await sender.data(),
                 timeout=timeout,
                 allow_redirects=False,
             ) as response:
                 content = await _read(response, url)
+                if response.status >= 400:
+                    content = self._without_secrets(content)
                 if logger.isEnabledFor(logging.DEBUG):
                     seconds = time.perf_counter() - begun
                     _log(method, url, response.status, seconds)
@@ -263,6 +272,15 @@ class Wire:
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise (sender.failure or _translate(error, method, redact(url))) from error
+
+    def _without_secrets(self, content: bytes) -> bytes:
+        """Hide what some servers echo when they refuse: our own headers."""
+        secrets = [value for _, value in self._options.headers]
+        if self._options.token is not None:
+            secrets.append(self._options.token)
+        for secret in filter(None, (each.reveal().encode() for each in secrets)):
+            content = content.replace(secret, b"***")
+        return content
 
     async def aclose(self) -> None:
         """Close the connections; safe to call again."""
@@ -312,6 +330,13 @@ def _log(method: str, url: str, status: int, seconds: float) -> None:
     logger.debug("%s %s -> %d in %.1f ms", method, redact(url), status, 1000 * seconds)
 
 
+def _target(url: str) -> URL:
+    try:
+        return URL(url, encoded=True)
+    except ValueError as error:
+        raise ConfigurationError(f"Not a URL: {redact(url)}.") from error
+
+
 async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:
     content = bytearray()
     async for piece in response.content.iter_any():
@@ -325,25 +350,31 @@ async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:
 
 def _translate(error: Exception, method: str, url: str) -> UploadKitError:
     """Return our error for one of aiohttp's."""
-    if isinstance(
-        error, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError
-    ):
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return _unconnected(error, url)
+    if isinstance(error, aiohttp.InvalidURL):
+        return ConfigurationError(f"Not a URL: {url}.")
+    if isinstance(error, TimeoutError):
+        return RemoteUnavailable(f"{method} {url} got no answer in time.")
+    if isinstance(error, ValueError) and not isinstance(error, aiohttp.ClientError):
+        return ConfigurationError(f"{method} {url} cannot be sent: {error}.")
+    # The text of a ClientResponseError has the whole URL in it.
+    said = error.message if isinstance(error, aiohttp.ClientResponseError) else error
+    reason = _excerpt(str(said)) or type(error).__name__
+    return RemoteUnavailable(f"{method} {url} broke off: {reason}.")
+
+
+def _unconnected(error: aiohttp.ClientConnectorError, url: str) -> RemoteError:
+    if isinstance(error, aiohttp.ClientSSLError):
         return RemoteRejected(
             f"No trusted TLS connection to {url}: {error}.",
             hint="Check the certificate, or name its authority in SSL_CERT_FILE.",
         )
-    if isinstance(error, aiohttp.InvalidURL):
-        return ConfigurationError(f"Not a URL: {url}.")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return RemoteUnavailable(
             f"The host of {url} cannot be found.", hint="Check its name."
         )
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return RemoteUnavailable(
-            f"Cannot connect to {url}: {error.os_error.strerror or error.os_error}.",
-            hint="Is the server running, and is the port right?",
-        )
-    if isinstance(error, TimeoutError):
-        return RemoteUnavailable(f"{method} {url} got no answer in time.")
-    reason = str(error) or type(error).__name__
-    return RemoteUnavailable(f"{method} {url} broke off: {reason}.")
+    return RemoteUnavailable(
+        f"Cannot connect to {url}: {error.os_error.strerror or error.os_error}.",
+        hint="Is the server running, and is the port right?",
+    )
