@@ -2,58 +2,68 @@
 
 from __future__ import annotations
 
-import asyncio
-from typing import TYPE_CHECKING
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from upload_kit.bench.faults import Direction, Fault, FaultKind, FaultPlan
-from upload_kit.bench.link import ShapedLink
-from upload_kit.config import RetryPolicy
-from upload_kit.errors import UploadKitError
-from upload_kit.server.app import running_server
-from upload_kit.server.config import Durability, ServerConfig
-from upload_kit.units import KIB
+from tests.servers.tcp import TcpServer
+from upload_kit.errors import RemoteRejected
 from upload_kit.uploaders.chunked import ChunkedUploader
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    import asyncio
 
-CONTENT = bytes(range(256)) * 12
-QUICK = RetryPolicy(attempts=3, base_delay=0.0, max_delay=0.0)
+FACTS = {
+    "protocol": "upload-kit/1",
+    "min_chunk": 1,
+    "max_chunk": 67108864,
+    "max_chunks": 100000,
+    "max_size": None,
+    "checksums": ["sha-256"],
+    "encodings": [],
+    "expires_after": 172800.0,
+}
 
 
-@pytest.mark.parametrize("chunk_size", [4 * KIB, KIB], ids=["one-request", "chunks"])
-async def test_bit_that_turns_over_in_an_answer(
-    tmp_path: Path, chunk_size: int
-) -> None:
-    """Wherever it is, the upload is right, or ends with an error of ours."""
-    config = ServerConfig(directory=tmp_path, port=0, durability=Durability.PAGE_CACHE)
+class OneAnswer:
+    """Answers every request with the same JSON."""
 
-    turns = asyncio.Semaphore(6)
+    def __init__(self, document: Any) -> None:
+        body = json.dumps(document).encode()
+        self._answer = (
+            b"HTTP/1.1 200 OK\r\nUpload-Kit-Version: 1\r\nConnection: close\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
+            % (len(body), body)
+        )
 
-    async def ends_well(place: int) -> bool:
-        async with turns:
-            return await _ends_well(place)
+    async def __call__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(self._answer)
+        await writer.drain()
 
-    async def _ends_well(place: int) -> bool:
-        fault = Fault(kind=FaultKind.CORRUPT, direction=Direction.DOWN, after=place)
-        plan = FaultPlan(script=((), (fault,)))
-        async with ShapedLink("127.0.0.1", server.port, faults=plan) as link:
-            uploader = ChunkedUploader(
-                f"http://127.0.0.1:{link.port}/",
-                chunk_size=chunk_size,
-                retry=QUICK,
-                response_timeout=2.0,
-                history=False,
-            )
-            try:
-                result = await uploader.upload_file(CONTENT, name="a.bin")
-            except UploadKitError:
-                return False
-        return result.size == len(CONTENT)
 
-    places = range(0, 2400, 80)
-    async with running_server(config) as server:
-        well = await asyncio.gather(*(ends_well(place) for place in places))
-    assert 0 < sum(well) < len(places)
+@pytest.mark.parametrize(
+    "document",
+    [
+        pytest.param({**FACTS, "expires_after": "soon"}, id="type"),
+        *(
+            pytest.param({k: v for k, v in FACTS.items() if k != name}, id=name)
+            for name in FACTS
+        ),
+        # These facts are whole: it is the answer to the next request that is not.
+        pytest.param(FACTS, id="upload"),
+        pytest.param([], id="list"),
+    ],
+)
+@pytest.mark.parametrize("size", [10, 2_000_000], ids=["one-request", "chunks"])
+async def test_answer_that_lacks_something(document: Any, size: int) -> None:
+    """An answer with one bit turned over ends in an error of ours, not in KeyError."""
+    async with TcpServer(OneAnswer(document)) as server:
+        uploader = ChunkedUploader(
+            f"http://127.0.0.1:{server.port}/", history=False, chunk_size=1_000_000
+        )
+        with pytest.raises(RemoteRejected):
+            await uploader.upload_file(bytes(size), name="a.bin")
