@@ -76,7 +76,9 @@ async def test_noise_goes_as_it_is(wanted: Compression) -> None:
         (Compression.AUTO, {"br"}, None),
         (Compression.GZIP, set[str](), None),
     ],
-    ids=str,
+    ids=lambda value: (
+        "+".join(sorted(value)) if isinstance(value, set | frozenset) else str(value)
+    ),
 )
 async def test_coding_is_both_wanted_and_accepted(
     wanted: Compression, accepted: set[str], coding: str | None

@@ -25,7 +25,9 @@ HIDDEN = "correct-horse-battery-staple"
 
 
 @pytest.mark.parametrize(
-    "show", [repr, str, "{}".format, "%s".__mod__, "{!r:>40}".format], ids=str
+    "show",
+    [repr, str, "{}".format, "%s".__mod__, "{!r:>40}".format],
+    ids=["repr", "str", "format", "percent", "format-repr"],
 )
 def test_secret_does_not_show_itself(show: Any) -> None:
     """However it is turned into text, there are three stars."""
