@@ -153,8 +153,9 @@ def place(
             ProblemType.LENGTH_REQUIRED,
             "A coded chunk needs an upload whose size is known.",
         )
-    is_last = size < info.chunk_size
-    if size > info.chunk_size or (is_last and any(i > index for i in upload.chunks)):
+    # Other threads may add chunks meanwhile; `max` looks at all of them in one go.
+    is_short_within = size < info.chunk_size and max(upload.chunks, default=-1) > index
+    if size > info.chunk_size or is_short_within:
         raise _wrong_chunk(index, info.chunk_size, size)
     check_size(config, start + size)
     return ChunkMetadata(index=index, start=start, size=size)
