@@ -513,7 +513,7 @@ class Engine:
 
     async def _clear_up(self, remote: RemoteUpload) -> None:
         """Throw away what arrived; whatever made us stop is what gets reported."""
-        aborting = asyncio.ensure_future(remote.abort())
+        aborting = asyncio.ensure_future(self._abort(remote))
         try:
             await asyncio.wait({aborting}, timeout=_CLEAR_UP)
         finally:
@@ -524,6 +524,16 @@ class Engine:
             logger.warning(
                 "%s: what arrived was not removed: %s", self.state.name, error
             )
+
+    async def _abort(self, remote: RemoteUpload) -> None:
+        """Abort as often as the retry policy allows: what is left there costs money."""
+        retry = RetryState(self._policy.retry)
+        while True:
+            try:
+                return await remote.abort()
+            except UploadKitError as error:
+                wait = retry.wait_after(error)
+            await asyncio.sleep(wait)
 
     def _enter(self, stage: Stage) -> None:
         self.state.stage = stage
