@@ -21,6 +21,7 @@ _FACTORIES: Final[dict[str, str]] = {
     "file": f"{_HERE}.local:LocalDestination",
     "memory": f"{_HERE}.memory:MemoryDestination",
     "gemini": f"{_HERE}.gemini:GeminiDestination",
+    "s3": f"{_HERE}.s3:S3Destination",
     "http": f"{_HERE}.discovery:DiscoveredDestination",
     "https": f"{_HERE}.discovery:DiscoveredDestination",
     "native+http": f"{_HERE}.native:NativeDestination",
@@ -31,7 +32,7 @@ _FACTORIES: Final[dict[str, str]] = {
     "tus+https": f"{_HERE}.tus:TusDestination",
 }
 # What to install when the module behind a scheme cannot be imported.
-_EXTRAS: Final[dict[str, str]] = {}
+_EXTRAS: Final[dict[str, str]] = {"s3": "s3"}
 
 
 def register(scheme: str, factory: str) -> None:

@@ -1,0 +1,389 @@
+"""
+The requests to one S3 bucket: signed, sent over our wire, their answers understood.
+
+Source: https://docs.aws.amazon.com/AmazonS3/latest/API/
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote
+
+from upload_kit.destinations.s3_access import S3Access
+from upload_kit.destinations.s3_xml import encode_digest, failure, part_list, read_xml
+from upload_kit.errors import (
+    ConfigurationError,
+    IntegrityError,
+    RemoteGone,
+    RemoteUnavailable,
+)
+from upload_kit.threads import in_thread
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from upload_kit.bodies import ChunkBody
+    from upload_kit.destinations.s3_access import S3Settings
+    from upload_kit.destinations.s3_xml import Node
+    from upload_kit.destinations.wire import Reply, Wire
+    from upload_kit.models import Receipt
+
+_EMPTY: Final = hashlib.sha256(b"").hexdigest()
+_MD5: Final = re.compile(r'"?([0-9a-f]{32})"?')
+_SAFE: Final = "-_.~"
+_SHA256: Final = "x-amz-checksum-sha256"
+# An ETag is no MD5 where the service encrypts with keys of its own or of the client.
+_ENCRYPTED: Final = (
+    "x-amz-server-side-encryption-aws-kms-key-id",
+    "x-amz-server-side-encryption-customer-algorithm",
+)
+# Credentials may have to be fetched from the instance, or from a helper program.
+_LOAD_SECONDS: Final = 60.0
+# Putting 10,000 parts together takes minutes, in which only blanks arrive.
+_COMPLETE_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One part of an upload, as the service lists it."""
+
+    number: int
+    size: int
+    etag: str
+    sha256: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """An object, as the service describes it."""
+
+    size: int | None
+    etag: str
+    sha256: str | None
+    """Digest in base64; of the parts' digests where it ends in their number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """A multipart upload that somebody has begun."""
+
+    key: str
+    upload_id: str
+    initiated: float
+    """Seconds since the epoch."""
+
+
+class S3Bucket:
+    """
+    One bucket.
+
+    Args:
+        wire: Carries no credentials of its own.
+
+        name: The bucket's name.
+
+        settings: What the URL says of it.
+
+        extra: Signed headers of every new object, such as `x-amz-storage-class`.
+
+        md5: Compare the MD5 of a part where the service reports no SHA-256.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        name: str,
+        settings: S3Settings,
+        *,
+        extra: Mapping[str, str],
+        md5: bool,
+    ) -> None:
+        self.name = name
+        self._wire = wire
+        self._settings = settings
+        self._extra = extra
+        self._md5 = md5
+        self._access: S3Access | None = None
+        self._loading = asyncio.Lock()
+
+    async def access(self) -> S3Access:
+        """
+        Return address and signatures, found out once.
+
+        Raises:
+            ConfigurationError: The AWS configuration cannot work.
+        """
+        if self._access is not None:
+            return self._access
+        async with self._loading:
+            if self._access is None:
+                self._access = await self._load()
+        return self._access
+
+    async def _load(self) -> S3Access:
+        try:
+            async with asyncio.timeout(_LOAD_SECONDS):
+                return await in_thread(S3Access.load, self.name, self._settings)
+        except TimeoutError as error:
+            raise ConfigurationError(
+                f"No AWS credentials came within {_LOAD_SECONDS:.0f} s."
+            ) from error
+
+    async def create(
+        self, key: str, content_type: str, metadata: Mapping[str, str]
+    ) -> str:
+        """Begin a multipart upload, and return its ID."""
+        access = await self.access()
+        headers = self._headers(content_type, metadata)
+        if access.checksums:
+            headers["x-amz-checksum-algorithm"] = "SHA256"
+            headers["x-amz-checksum-type"] = "COMPOSITE"
+        reply = await self._send("POST", key, {"uploads": ""}, headers=headers)
+        return read_xml(reply).text("UploadId")
+
+    async def put_part(
+        self, key: str, upload_id: str, number: int, body: ChunkBody
+    ) -> str:
+        """
+        Store a part, and return its ETag.
+
+        Raises:
+            IntegrityError: The service has other bytes.
+        """
+        digest = await body.digest("sha256")
+        query = {"partNumber": str(number), "uploadId": upload_id}
+        headers = await self._checksum(digest)
+        reply = await self._send(
+            "PUT", key, query, headers=headers, body=body, sha256=digest.hex()
+        )
+        await self._compare(reply, body, digest, f"part {number} of {key}")
+        return reply.headers.get("ETag", "")
+
+    async def put_object(
+        self,
+        key: str,
+        body: ChunkBody,
+        *,
+        content_type: str,
+        metadata: Mapping[str, str],
+        overwrite: bool,
+    ) -> str | None:
+        """
+        Store a whole object.
+
+        Returns:
+            Its SHA-256 in hexadecimal, if the service reports it.
+
+        Raises:
+            IntegrityError: The service has other bytes.
+        """
+        digest = await body.digest("sha256")
+        headers = self._headers(content_type, metadata) | await self._checksum(digest)
+        if not overwrite:
+            headers["If-None-Match"] = "*"
+        reply = await self._send(
+            "PUT", key, {}, headers=headers, body=body, sha256=digest.hex()
+        )
+        await self._compare(reply, body, digest, key)
+        return digest.hex() if _SHA256 in reply.headers else None
+
+    def _headers(
+        self, content_type: str, metadata: Mapping[str, str]
+    ) -> dict[str, str]:
+        headers = {"Content-Type": content_type, **self._extra}
+        for name, value in metadata.items():
+            headers[f"x-amz-meta-{name}"] = value
+        return headers
+
+    async def _checksum(self, digest: bytes) -> dict[str, str]:
+        access = await self.access()
+        return {_SHA256: encode_digest(digest)} if access.checksums else {}
+
+    async def _compare(
+        self, reply: Reply, body: ChunkBody, digest: bytes, what: str
+    ) -> None:
+        """Compare what the service says it stored with what was sent."""
+        theirs = reply.headers.get(_SHA256)
+        ours = encode_digest(digest)
+        etag = _MD5.fullmatch(reply.headers.get("ETag", ""))
+        if theirs is None and etag is not None and self._is_md5(reply):
+            theirs, ours = etag[1], (await body.digest("md5")).hex()
+        if theirs not in {None, ours}:
+            raise IntegrityError(f"S3 stored {what} as {theirs}, we sent {ours}.")
+
+    def _is_md5(self, reply: Reply) -> bool:
+        return self._md5 and not any(name in reply.headers for name in _ENCRYPTED)
+
+    async def parts(self, key: str, upload_id: str) -> list[Part]:
+        """
+        Return every part that arrived.
+
+        Raises:
+            RemoteGone: There is no such upload.
+        """
+        parts: list[Part] = []
+        marker = ""
+        while True:
+            query = {"uploadId": upload_id, "part-number-marker": marker}
+            reply = await self._send("GET", key, _without_empty(query))
+            page = read_xml(reply)
+            parts += [_part(node) for node in page.children("Part")]
+            following = page.text("NextPartNumberMarker")
+            if page.text("IsTruncated") != "true" or following in {"", marker}:
+                return parts
+            marker = following
+
+    async def complete(
+        self,
+        key: str,
+        upload_id: str,
+        receipts: Sequence[Receipt],
+        *,
+        overwrite: bool,
+    ) -> Stored:
+        """
+        Put the parts together.
+
+        Raises:
+            OffsetConflict: A part is missing, or is another one.
+            RemoteGone: There is no such upload, or no longer.
+        """
+        access = await self.access()
+        size = sum(receipt.size for receipt in receipts)
+        headers = {"Content-Type": "application/xml", "x-amz-mp-object-size": str(size)}
+        if not overwrite:
+            headers["If-None-Match"] = "*"
+        reply = await self._send(
+            "POST",
+            key,
+            {"uploadId": upload_id},
+            headers=headers,
+            body=part_list(receipts, checksums=access.checksums),
+            response_timeout=_COMPLETE_SECONDS,
+        )
+        node = read_xml(reply)
+        return Stored(
+            size=None, etag=node.text("ETag"), sha256=node.text("ChecksumSHA256")
+        )
+
+    async def abort(self, key: str, upload_id: str) -> None:
+        """Throw the parts away that have arrived; nothing happens if it is gone."""
+        try:
+            await self._send("DELETE", key, {"uploadId": upload_id})
+        except RemoteGone:
+            return
+
+    async def head(self, key: str) -> Stored:
+        """
+        Describe an object.
+
+        Raises:
+            RemoteGone: There is none.
+        """
+        reply = await self._send(
+            "HEAD", key, {}, headers={"x-amz-checksum-mode": "ENABLED"}
+        )
+        length = reply.headers.get("Content-Length", "")
+        return Stored(
+            size=int(length) if length.isascii() and length.isdigit() else None,
+            etag=reply.headers.get("ETag", ""),
+            sha256=reply.headers.get(_SHA256),
+        )
+
+    async def unfinished(self, prefix: str) -> list[Unfinished]:
+        """Return the multipart uploads of keys that begin so."""
+        found: list[Unfinished] = []
+        markers = {"key-marker": "", "upload-id-marker": ""}
+        while True:
+            query = {"uploads": "", **_without_empty({"prefix": prefix, **markers})}
+            try:
+                page = read_xml(await self._send("GET", "", query))
+            except RemoteGone:
+                # So rclone says that there are none.
+                return found
+            found += [_unfinished(node) for node in page.children("Upload")]
+            following = {
+                "key-marker": page.text("NextKeyMarker"),
+                "upload-id-marker": page.text("NextUploadIdMarker"),
+            }
+            if page.text("IsTruncated") != "true" or following == markers:
+                return found
+            markers = following
+
+    async def _send(
+        self,
+        method: str,
+        key: str,
+        query: Mapping[str, str],
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: ChunkBody | bytes | None = None,
+        sha256: str = _EMPTY,
+        response_timeout: float | None = None,
+    ) -> Reply:
+        """Sign a request, send it, and raise what its answer stands for."""
+        access = await self.access()
+        url = access.base + ("/" + quote(key, safe=_SAFE + "/") if key else "")
+        if query:
+            url += "?" + "&".join(
+                f"{name}={quote(value, safe=_SAFE)}"
+                for name, value in sorted(query.items())
+            )
+        if isinstance(body, bytes):
+            sha256 = hashlib.sha256(body).hexdigest()
+        signed = await access.sign(method, url, headers or {}, sha256=sha256)
+        reply = await self._wire.request(
+            method,
+            url,
+            headers=signed,
+            body=body,
+            response_timeout=response_timeout,
+        )
+        if error := failure(reply):
+            await self._move_to(reply.headers.get("x-amz-bucket-region"))
+            raise error
+        return reply
+
+    async def _move_to(self, region: str | None) -> None:
+        """
+        Go to the region that an answer names, if it is another one.
+
+        Raises:
+            RemoteUnavailable: It is; the request has to be made again there.
+        """
+        access = await self.access()
+        if region in {None, "", access.region}:
+            return
+        self._settings = replace(self._settings, region=region)
+        self._access = None
+        raise RemoteUnavailable(f"The bucket {self.name} is in the region {region}.")
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._wire.aclose()
+
+
+def _without_empty(query: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in query.items() if value}
+
+
+def _part(node: Node) -> Part:
+    return Part(
+        number=int(node.text("PartNumber")),
+        size=int(node.text("Size")),
+        etag=node.text("ETag"),
+        sha256=node.text("ChecksumSHA256") or None,
+    )
+
+
+def _unfinished(node: Node) -> Unfinished:
+    return Unfinished(
+        key=node.text("Key"),
+        upload_id=node.text("UploadId"),
+        initiated=datetime.fromisoformat(node.text("Initiated")).timestamp(),
+    )
