@@ -134,7 +134,7 @@ def _bar(progress: UploadProgress) -> str:
 
 def _one(result: UploadResult) -> list[str]:
     if not result.success:
-        lines = [_line(safe(_reason(result)), colour=result.error is not None)]
+        lines = [_line(safe(reason(result)), colour=result.error is not None)]
         if (call := how_to_go_on(result)) is not None:
             lines.append(_line(f"Go on with it: <code>{safe(call)}</code>"))
         return lines
@@ -157,13 +157,19 @@ def _figures(result: UploadResult) -> Iterable[str]:
 
 
 def _failure(result: UploadResult) -> str:
-    text = f"{printable(result.name)}: {_reason(result)}"
+    text = f"{printable(result.name)}: {reason(result)}"
     call = how_to_go_on(result)
     return safe(text) + (f" <code>{safe(call)}</code>" if call else "")
 
 
-def _reason(result: UploadResult) -> str:
-    return printable(result.error) if result.error else "It was cancelled."
+def reason(result: UploadResult) -> str:
+    """Return why an upload is not complete, and what is there if it was cancelled."""
+    if result.error:
+        return printable(result.error)
+    if how_to_go_on(result) is None or result.size is None:
+        return "It was cancelled, and nothing is kept."
+    there = sum(chunk.size for chunk in result.chunks)
+    return f"{format_size(there)} of {format_size(result.size)} are there."
 
 
 def _result_text(result: UploadResult) -> str:
@@ -171,7 +177,7 @@ def _result_text(result: UploadResult) -> str:
         return describe_result(result)
     call = how_to_go_on(result)
     state = "failed" if result.error else "cancelled"
-    text = f"{printable(result.name)}: {state}: {_reason(result)}"
+    text = f"{printable(result.name)}: {state}: {reason(result)}"
     return f"{text} Go on with it: {call}" if call else text
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.models import Stage, UploadStatus
-from upload_kit.notebook.card import COLOURS, how_to_go_on, safe
+from upload_kit.notebook.card import COLOURS, how_to_go_on, reason, safe
 from upload_kit.terminal.words import (
     amount,
     count_files,
     count_retries,
-    printable,
     proof,
 )
 from upload_kit.units import format_duration, format_rate, format_size
@@ -173,8 +172,7 @@ def _row(row: Row) -> str:
 
 
 def _failure(result: UploadResult) -> str:
-    reason = printable(result.error) if result.error else "It was cancelled."
     call = how_to_go_on(result)
     hint = f" <code>{safe(call)}</code>" if call else ""
     name = safe(result.name)
-    return f'<div class="uk-bad">{name}: {safe(reason)}{hint}</div>'
+    return f'<div class="uk-bad">{name}: {safe(reason(result))}{hint}</div>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
 from functools import partial
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 logging.getLogger("upload_kit").addHandler(logging.NullHandler())
 
 R = TypeVar("R")
+
+_drawing: set[concurrent.futures.Future[None]] = set()
 
 _PLACED: Final = frozenset({Renderer.WIDGET, Renderer.HTML})
 
@@ -65,6 +68,8 @@ class Shown:
     ) -> None:
         self._display = display
         self._drawn = drawn
+        _drawing.add(drawn)
+        drawn.add_done_callback(_drawing.discard)
 
     def set_waiting(self, *, waiting: bool) -> None:
         """Tell the display whether a cell waits."""
@@ -102,6 +107,16 @@ def begin_shown(
         job.on_shown = partial(_show_value, job, placed)
     job.begin()
     return shown
+
+
+async def _finish_drawing() -> None:
+    """Let every display show how it ended before the program does."""
+    for drawn in list(_drawing):
+        # Limited by the bridge.
+        await asyncio.wait({asyncio.wrap_future(drawn)})
+
+
+bridge.at_close(_finish_drawing)
 
 
 def _draw_elsewhere(job: Job[Any], renderer: Renderer, *, waiting: bool) -> Shown:

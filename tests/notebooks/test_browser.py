@@ -1,0 +1,213 @@
+"""The panel as a person sees it: JupyterLab in Chromium, clicked and watched."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from tests.notebooks.lab import CHROMIUM, Lab, Notebook, open_browser
+from upload_kit.api.serving import EmbeddedServer, serve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import BrowserContext, Page
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="Chromium is missing: apt-get install chromium"
+    ),
+]
+
+# Where pictures go, for whoever wants to look at them.
+SHOTS: Final = os.environ.get("UPLOAD_KIT_SHOTS")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "big.bin").write_bytes(os.urandom(20_000_000))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[EmbeddedServer]:
+    with serve(folder / "store") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def lab(folder: Path) -> Iterator[Lab]:
+    environment = {"UPLOAD_KIT_SESSION_DIR": str(folder / "state"), "CI": ""}
+    environment["UPLOAD_KIT_PROGRESS"] = "auto"
+    lab = Lab(folder / "lab", environment)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture(scope="module")
+def browser(lab: Lab, folder: Path) -> Iterator[BrowserContext]:
+    with open_browser(folder / "profile") as context:
+        yield context
+
+
+@pytest.fixture
+def page(browser: BrowserContext) -> Page:
+    return browser.pages[0]
+
+
+def setup_cell(folder: Path, server: EmbeddedServer) -> str:
+    return (
+        "import time, upload_kit as uk\n"
+        f"big, url = {str(folder / 'big.bin')!r}, {server.url!r}"
+    )
+
+
+def percent(output: Any) -> int:
+    """Return the share that a panel shows."""
+    text = output.locator(".uk-percent").first.inner_text()
+    return int(re.sub(r"\D", "", text) or 0)
+
+
+def wait_for_percent(page: Page, least: int) -> None:
+    """Wait until the first panel of the page shows at least so much."""
+    page.wait_for_function(
+        "least => parseInt(document.querySelector('.uk-percent')?.innerText) >= least",
+        arg=least,
+    )
+
+
+def shoot(page: Page, name: str) -> None:
+    if SHOTS:
+        page.screenshot(path=f"{SHOTS}/{name}.png")
+
+
+def test_watch_pause_resume_and_cancel(
+    lab: Lab, page: Page, folder: Path, server: EmbeddedServer
+) -> None:
+    """The bar moves, also beside another cell, and each button does what it says."""
+    lab.write(
+        "panel.ipynb",
+        [
+            setup_cell(folder, server),
+            "job = uk.start(big, url, limit='3MB/s', chunk_size='250kB')\njob",
+            "time.sleep(1); print('slept')",
+        ],
+    )
+    notebook = Notebook(lab, page, "panel.ipynb")
+    notebook.open()
+    notebook.run(0)
+    notebook.run(1)
+    panel = notebook.output(1)
+    wait_for_percent(page, 3)
+    notebook.run(2)
+    before = percent(panel)
+    notebook.output(2).get_by_text("slept").wait_for()
+    assert percent(panel) > before
+    shoot(page, "light-uploading")
+    panel.get_by_role("button", name="Pause").click()
+    panel.locator(".uk-state", has_text="paused").wait_for()
+    held = percent(panel)
+    page.wait_for_timeout(700)
+    assert percent(panel) == held
+    shoot(page, "light-paused")
+    panel.get_by_role("button", name="Resume").click()
+    panel.locator(".uk-state", has_text="uploading").wait_for()
+    wait_for_percent(page, held + 3)
+    panel.get_by_role("button", name="Cancel").click()
+    card = panel.locator(".upload-kit-card")
+    card.wait_for()
+    assert "cancelled" in card.inner_text()
+    assert "upload_kit.resume(" in card.inner_text()
+    assert panel.locator(".uk-live").count() == 0
+    shoot(page, "light-cancelled")
+
+
+def test_interrupt_restart_and_resume(
+    lab: Lab, page: Page, folder: Path, server: EmbeddedServer
+) -> None:
+    """The stop button ends the waiting; after a restart resume() shows a panel."""
+    lab.use_theme("JupyterLab Dark")
+    lab.write(
+        "crash.ipynb",
+        [
+            setup_cell(folder, server),
+            "uk.upload(big, url, limit='4MB/s', chunk_size='250kB')",
+            "uk.resume(limit='8MB/s')",
+            "uk.sessions()[['name', 'status', 'percent', 'bytes_confirmed']]",
+        ],
+    )
+    notebook = Notebook(lab, page, "crash.ipynb")
+    notebook.open()
+    notebook.run(0)
+    notebook.run(1)
+    waiting = notebook.output(1)
+    waiting.get_by_text("This cell waits.").wait_for()
+    wait_for_percent(page, 3)
+    shoot(page, "dark-waiting")
+    page.locator('[data-command="notebook:interrupt-kernel"]').first.click()
+    waiting.get_by_text("Stopped waiting; the upload of big.bin goes on.").wait_for()
+    after = percent(waiting)
+    wait_for_percent(page, after + 4)
+    assert waiting.get_by_text("This cell waits.").count() == 0
+    [session] = lab.ask("GET", "sessions")
+    lab.ask("POST", f"kernels/{session['kernel']['id']}/restart")
+    notebook.wait_until_idle()
+    notebook.run(0)
+    notebook.run(3)
+    notebook.output(3).get_by_text("big.bin").wait_for()
+    notebook.run(2)
+    resumed = notebook.output(2)
+    resumed.locator(".uk-live").wait_for()
+    assert percent(resumed) > after
+    shoot(page, "dark-resumed")
+    card = resumed.locator(".upload-kit-card")
+    card.wait_for()
+    assert "were there already" in card.inner_text()
+    assert "SHA-256 verified" in card.inner_text()
+    shoot(page, "dark-complete")
+    lab.use_theme("JupyterLab Light")
+
+
+def test_a_saved_notebook_shows_the_card(
+    lab: Lab, page: Page, folder: Path, server: EmbeddedServer
+) -> None:
+    """Reopened without its kernel, and as a stranger's copy, the card stands there."""
+    lab.write(
+        "saved.ipynb",
+        [
+            setup_cell(folder, server),
+            "uk.upload(big, url)",
+            "uk.start('/no/such/file.bin', url)",
+            "uk.start_many([big, '/no/such/file.bin'], url)",
+        ],
+    )
+    notebook = Notebook(lab, page, "saved.ipynb")
+    notebook.open()
+    for index in range(4):
+        notebook.run(index)
+    for index in range(1, 4):
+        notebook.output(index).locator(".upload-kit-card").wait_for()
+    notebook.save()
+    saved = json.loads((lab.notebooks / "saved.ipynb").read_text())
+    assert "widget-view" not in json.dumps(saved)
+    # A copy that nobody signed is not trusted: its HTML is sanitised.
+    saved["cells"][1]["source"] += "\n# changed"
+    (lab.notebooks / "copy.ipynb").write_text(json.dumps(saved))
+    copy = Notebook(lab, page, "copy.ipynb")
+    copy.open()
+    for index, said in (
+        (1, "SHA-256 verified"),
+        (2, "There is no file /no/such/file.bin. Check the path."),
+        (3, "1 of 2 files complete"),
+    ):
+        assert said in copy.output(index).inner_text()
+        assert "Loading widget" not in copy.output(index).inner_text()
+    shoot(page, "light-untrusted-copy")
