@@ -381,13 +381,16 @@ class KnobServer:
             if _decoded(request, body) is None:
                 return _problem(422, "digest-mismatch")
             self.published[request.query["name"]] = body
-            self._once[key] = {
-                "name": request.query["name"],
-                "size": len(body),
-                "sha256": hashlib.sha256(body).hexdigest(),
-                "location": f"upload/status/{next(self._numbers):032x}",
-                "state": "complete",
-            }
+            once = Upload(
+                name=request.query["name"],
+                size=len(body),
+                chunk_size=max(1, len(body)),
+                content_type=request.content_type,
+                metadata={},
+                parts={0: body},
+                done=True,
+            )
+            self._once[key] = self._document(f"{next(self._numbers):032x}", once)
         return _json(self._once[key], status=201)
 
 
