@@ -140,6 +140,7 @@ def create_app(
         await guard.until_idle(_UNWIND)
         await _close(parts, rates, background)
 
+    app.on_response_prepare.append(guard.tell_browser)
     app.cleanup_ctx.append(resources)
     app.on_shutdown.append(_drain)
     tus.attach(app)

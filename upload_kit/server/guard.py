@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from upload_kit.logs import about
+from upload_kit.server.cors import Cors
 from upload_kit.server.problems import ProblemType, UploadProblem, as_problem
 from upload_kit.server.replies import CLIENT, OWNER, problem_response
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 log: Final = logging.getLogger("upload_kit.server")
 
+_METHODS: Final = "GET, POST, PUT, DELETE, OPTIONS"
+_EXPOSED: Final = "Retry-After, X-Request-Id"
 _LOOPBACK_NAMES: Final = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -52,6 +55,23 @@ class Guard:
         self._open_handlers: set[object] = set()
         self._numbers = itertools.count(1)
         self._prefix = secrets.token_hex(4)
+        self._cors = Cors(config.allowed_origins, methods=_METHODS, exposed=_EXPOSED)
+        self._native = f"{config.prefix}/upload"
+
+    async def tell_browser(
+        self, request: web.Request, response: web.StreamResponse
+    ) -> None:
+        """Say which pages may see an answer; other protocols say so themselves."""
+        if request.path.startswith(self._native):
+            self._cors.add(request, response)
+
+    def _asks_ahead(self, request: web.Request) -> bool:
+        """Return whether a browser asks what a page may send; it shows no token."""
+        return (
+            request.method == "OPTIONS"
+            and "Access-Control-Request-Method" in request.headers
+            and request.path.startswith(self._native)
+        )
 
     async def until_idle(self, timeout: float) -> None:
         """Wait until every request that was cut off has put its things away."""
@@ -113,6 +133,8 @@ class Guard:
         self, request: web.Request, handler: Handler, request_id: str
     ) -> web.StreamResponse:
         try:
+            if self._asks_ahead(request):
+                return web.Response(status=204)
             self._admit(request)
             return await handler(request)
         except web.HTTPException as error:
