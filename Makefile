@@ -19,7 +19,7 @@ DEV := $(VENV)/.installed-dev-$(WANTED)
 export FILE
 ARGS ?=
 
-.PHONY: help install lint format test demo bench docs prove clean system-packages
+.PHONY: help install lint format test demo bench docs prove clean system-packages npm-peers
 
 help: ## Show what there is
 	@echo "make TARGET [FILE=your-file] [ARGS='...']"
@@ -38,7 +38,7 @@ format: $(DEV) ## Mend what the style checks can mend by themselves
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test: lint system-packages ## Run every check and every test
+test: lint system-packages npm-peers ## Run every check and every test
 	$(BIN)/python -m pytest --cov --cov-fail-under=90 --durations=15 $(ARGS)
 
 demo: $(RUN) ## Upload a real file through every layer, kill it, resume, prove it (FILE=yours)
@@ -51,7 +51,7 @@ docs: $(DEV) ## Check the documentation: spelling, and every example in a docstr
 	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md changelog.d docs
 	$(BIN)/python -m pytest --no-header -q --doctest-modules upload_kit
 
-prove: $(DEV) system-packages ## Search long for a counterexample: every property, 20 times as hard
+prove: $(DEV) system-packages npm-peers ## Search long for a counterexample: every property, 20 times as hard
 	$(BIN)/python -m pytest --hypothesis-profile=prove --timeout=3600 -m hypothesis $(ARGS)
 
 clean: ## Remove everything that make made
@@ -61,6 +61,9 @@ clean: ## Remove everything that make made
 
 system-packages:
 	@.ci/system-packages tests
+
+npm-peers: system-packages
+	@.ci/npm-peers
 
 $(BIN)/python:
 	@python=$$(.ci/find-python) && echo "Making $(VENV) with $$python" && "$$python" -m venv $(VENV)
