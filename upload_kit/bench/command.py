@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from upload_kit.bench.campaigns.command import (
+    campaign_options,
+    choose,
+    run_campaigns,
+)
+from upload_kit.bench.campaigns.registry import all_campaigns
+from upload_kit.bench.campaigns.runner import RunOptions
 from upload_kit.bench.cases import LOOPBACK, MEMORY, SMALL, layer_cases
 from upload_kit.bench.report import BenchmarkReport
 from upload_kit.bench.run import Bench
@@ -42,6 +49,12 @@ def _cases(suite: str) -> list[Case]:
     help="Write a page with tables and plots to this file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a run.")
+@click.option(
+    "--faults",
+    is_flag=True,
+    help="Look for lost and wrong bytes instead: upload through every fault there is.",
+)
+@campaign_options
 def bench(
     suites: tuple[str, ...],
     repeat: int,
@@ -49,6 +62,9 @@ def bench(
     *,
     report: Path | None,
     as_json: bool,
+    faults: bool,
+    only: tuple[str, ...],
+    **options: Any,
 ) -> None:
     """
     Measure uploads on this machine.
@@ -56,7 +72,19 @@ def bench(
     SUITES are `link` (the layers over a slow link), `loopback` (how fast it can be),
     `small` (many files) and `memory`; all of them by default. Client and server share
     this machine's cores.
+
+    With --faults, thousands of uploads go through broken links, killed processes, full
+    disks and changing files, and what was stored is compared with what was sent. The
+    options below it are for that.
     """
+    if faults:
+        good = run_campaigns(
+            choose(all_campaigns(), only),
+            RunOptions(**options),
+            folder=folder,
+            as_json=as_json,
+        )
+        click.get_current_context().exit(0 if good else 1)
     everything = []
     for suite in suites or SUITES:
         done = []

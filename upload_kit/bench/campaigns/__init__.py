@@ -1,0 +1,1 @@
+"""Campaigns: thousands of uploads through whatever can go wrong, each one checked."""

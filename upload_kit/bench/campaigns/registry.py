@@ -1,0 +1,32 @@
+"""Every campaign that this package brings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from upload_kit.bench.campaigns.kills import KillCampaign, Victim
+from upload_kit.bench.campaigns.links import LinkCampaign
+from upload_kit.bench.campaigns.native_venue import NativeVenue
+from upload_kit.bench.campaigns.venues import LocalVenue, MemoryVenue
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from upload_kit.bench.campaigns.runner import Campaign
+    from upload_kit.bench.campaigns.venues import VenueKind
+
+
+def all_campaigns(venues: Iterable[VenueKind] = ()) -> list[Campaign]:
+    """
+    Return the campaigns of a full round, in their order.
+
+    Args:
+        venues: Further places to upload to, besides those of this package.
+    """
+    kinds: list[VenueKind] = [MemoryVenue(), LocalVenue(), NativeVenue(), *venues]
+    return [
+        *(LinkCampaign(kind) for kind in kinds),
+        KillCampaign(Victim.CLIENT, tries=300),
+        KillCampaign(Victim.SERVER, tries=300),
+        KillCampaign(Victim.BOTH, tries=100),
+    ]
