@@ -436,7 +436,9 @@ class Engine:
     ) -> ChunkReader:
         size, plan, policy = self._source.size, self._plan, self._policy
         largest = plan.chunk_size if size is None else min(plan.chunk_size, size)
-        needed = largest * min(lanes + 1, plan.total_chunks or lanes + 1)
+        # Where memory holds a chunk for each lane, but none ahead, the pool makes the
+        # reader wait: cheaper than reading and digesting everything twice.
+        needed = largest * min(lanes, plan.total_chunks or lanes)
         streamed = self._source.rereadable and needed > policy.memory_budget
         digest_first = bool(capabilities.checksums)
         # A streamed file in one chunk is digested while it travels.

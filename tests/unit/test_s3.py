@@ -25,6 +25,7 @@ from upload_kit.destinations.registry import make_destination
 from upload_kit.destinations.s3 import S3Destination
 from upload_kit.destinations.s3_xml import failure, read_xml
 from upload_kit.destinations.wire import Reply
+from upload_kit.engine import UploadRequest
 from upload_kit.errors import (
     AuthenticationFailed,
     ConfigurationError,
@@ -36,13 +37,15 @@ from upload_kit.errors import (
 from upload_kit.events import EventKind
 from upload_kit.models import ChunkMetadata, UploadSpec, Verification
 from upload_kit.planning import Plan, plan_chunks
+from upload_kit.sources import FileSource
 from upload_kit.units import GIB, KIB, MIB
 from upload_kit.uploaders.chunked import ChunkedUploader
 from upload_kit.uploaders.parallel import ParallelUploader
 from upload_kit.uploaders.resumable import ResumableUploader
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
+    from hashlib import _Hash as Hash
 
     from upload_kit.transfer import Transfer
 
@@ -267,6 +270,38 @@ async def test_parts_carry_their_digests(
         assert "x-amz-checksum-sha256" in headers["authorization"]
         assert headers["content-length"] == str(chunk.size)
     assert proxy.count("CompleteMultipartUpload") == 1
+
+
+class _CountingSource(FileSource):
+    """Counts the bytes that are read of a file."""
+
+    count = 0
+
+    async def read(
+        self, buffer: memoryview, start: int, digests: Sequence[Hash] = ()
+    ) -> int:
+        count = await super().read(buffer, start, digests)
+        self.count += count
+        return count
+
+
+@pytest.mark.parametrize(("budget", "passes"), [(4, 1), (3, 2)], ids=["fits", "less"])
+async def test_a_file_is_read_once_where_memory_holds_a_chunk_a_lane(
+    tmp_path: Path, budget: int, passes: int
+) -> None:
+    """Four lanes need the memory of four chunks; with less, chunks are read twice."""
+    path = tmp_path / "table"
+    path.write_bytes(_DATA[: 8 * MIB])
+    source = _CountingSource(path)
+    uploader = ParallelUploader(
+        f"file://{tmp_path}/store",
+        max_parallel=4,
+        chunk_size=MIB,
+        memory_budget=budget * MIB,
+        history=False,
+    )
+    await uploader._begin(source, UploadRequest())
+    assert source.count == passes * 8 * MIB
 
 
 @given(size=st.integers(0, 10_000 * 5 * GIB), chunk=st.integers(1, 6 * GIB))
