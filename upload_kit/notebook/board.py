@@ -135,7 +135,8 @@ class Board:
         rows: Iterable[Row] = (),
         more_rows: int = 0,
     ) -> View:
-        results = (*self._failed, *self._complete)[:_RESULTS]
+        complete = sorted(self._complete, key=lambda result: result.name)
+        results = (*self._failed, *complete)[:_RESULTS]
         return View(
             name=self._job.name,
             destination=self._job.destination,

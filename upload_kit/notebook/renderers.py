@@ -16,7 +16,7 @@ Progress: TypeAlias = (
 """What callers may ask for; None is `none`."""
 
 VARIABLE: Final = "UPLOAD_KIT_PROGRESS"
-"""The environment variable that is above all."""
+"""The environment variable that is above all but silence, which a caller may want."""
 
 
 class Renderer(StrEnum):
@@ -50,14 +50,17 @@ def choose(wanted: Progress = _AUTO, *, waiting: bool) -> Renderer:
     Return how to show a job here and now.
 
     Args:
-        wanted: What the caller asked for; `UPLOAD_KIT_PROGRESS` is above it.
+        wanted: What the caller asked for; `UPLOAD_KIT_PROGRESS` is above it, but shows
+            nothing where nothing was asked for.
 
         waiting: Whether the caller waits for the job.
 
     Raises:
         ConfigurationError: There is no such display.
     """
-    name = os.environ.get(VARIABLE) or wanted or Renderer.NONE.value
+    if wanted in {None, Renderer.NONE.value}:
+        return Renderer.NONE
+    name = os.environ.get(VARIABLE) or wanted or _AUTO
     if name == _AUTO:
         return _detect(waiting=waiting)
     try:
