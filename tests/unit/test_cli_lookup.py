@@ -12,15 +12,15 @@ import subprocess
 import sys
 import time
 from contextlib import aclosing, closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
 
 from tests.shell import Shell
-from upload_kit.models import UploadSpec
+from upload_kit.models import UploadSession
 from upload_kit.sessions.json_files import JsonFileStore
-from upload_kit.sessions.manager import SessionManager
 from upload_kit.uploaders.resumable import ResumableUploader
 
 if TYPE_CHECKING:
@@ -34,14 +34,13 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         yield made
 
 
-async def leave_session(shell: Shell, *, ttl: float = 3600.0) -> str:
+async def leave_session(shell: Shell) -> str:
     """Cut an upload to a folder off in its middle, and return its session's ID."""
     path = shell.folder / "data.bin"
     path.write_bytes(random.Random(1).randbytes(1_000_000))
     uploader = ResumableUploader(
         f"file://{shell.folder}/store",
         session_dir=shell.state / "sessions",
-        session_ttl=ttl,
         bandwidth_limit=1_000_000,
         chunk_size=10_000,
         history=False,
@@ -94,7 +93,12 @@ async def test_sessions_for_programs_hold_no_secret(shell: Shell) -> None:
 
 async def test_cleanup_removes_what_expired_and_its_remains(shell: Shell) -> None:
     """An expired session goes, and with it the half-done files at the destination."""
-    await leave_session(shell, ttl=0.01)
+    session_id = await leave_session(shell)
+    async with aclosing(JsonFileStore(shell.state / "sessions")) as sessions:
+        session = await sessions.get(session_id)
+        assert session is not None
+        expired = replace(session, expires_at=time.time() - 1)
+        await sessions.put(expired, expected=session.version)
     store = shell.folder / "store"
     assert len(list(store.iterdir())) == 2
     done = await asyncio.to_thread(shell.run, "cleanup")
@@ -113,43 +117,34 @@ async def test_cleanup_leaves_what_can_be_resumed(shell: Shell) -> None:
 
 async def test_cleanup_keeps_what_it_cannot_throw_away(shell: Shell) -> None:
     """While the destination does not answer, the session waits for the next time."""
-    store = JsonFileStore(shell.state / "sessions")
-    manager = SessionManager(store, ttl=0.01, keep_completed=True)
-    session = await manager.create(
-        UploadSpec(name="x", size=10),
-        source=None,
-        destination="http://127.0.0.1:9/",
-        chunk_size=10,
-        total_chunks=1,
-    )
-    # The lease is what remembers the token; it may come in the last moment only.
-    async with aclosing(SessionManager(store, ttl=None)) as patient:
-        version = await store.put(
-            type(session).from_dict(
-                {**session.to_dict(), "expires_at": None, "remote_token": "t"}
-            ),
-            expected=session.version,
+    async with aclosing(JsonFileStore(shell.state / "sessions")) as store:
+        left = UploadSession(
+            session_id="0" * 32,
+            name="x",
+            source=None,
+            destination="http://127.0.0.1:9/",
+            size=10,
+            chunk_size=10,
+            total_chunks=1,
+            remote_token="t",
+            expires_at=time.time() - 1,
         )
-        await store.put(
-            type(session).from_dict(
-                {**session.to_dict(), "remote_token": "t", "expires_at": time.time()}
-            ),
-            expected=version,
-        )
+        await store.put(left, expected=None)
         done = await asyncio.to_thread(shell.run, "cleanup")
         assert done.out == "Removed 0 expired sessions.\n"
         assert "could not be removed" in done.err
-        assert len(await patient.list(expired=True)) == 1
+        assert await store.get(left.session_id) is not None
 
 
-@pytest.fixture
-def past(shell: Shell) -> Shell:
+@pytest.fixture(scope="module")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """Three uploads: two that arrived, through two layers, and one that failed."""
+    shell = Shell(tmp_path_factory.mktemp("past"))
     (shell.folder / "a.bin").write_bytes(bytes(1000))
     assert shell.run("put", "a.bin", "memory://one/").code == 0
     assert shell.run("put", "--layer", "feature", "a.bin", "memory://two/").code == 0
     assert shell.run("put", "none.bin", "memory://one/").code == 1
-    return shell
+    return shell  # It only runs commands to their end: nothing has to be closed.
 
 
 def rows(shell: Shell, *words: str) -> list[dict[str, Any]]:
