@@ -19,7 +19,7 @@ DEV := $(VENV)/.installed-dev-$(WANTED)
 export FILE
 ARGS ?=
 
-.PHONY: help install lint format test demo bench docs prove clean system-packages npm-peers
+.PHONY: help install lint format test demo lab bench docs prove clean system-packages npm-peers
 
 help: ## Show what there is
 	@echo "make TARGET [FILE=your-file] [ARGS='...']"
@@ -43,6 +43,9 @@ test: lint system-packages npm-peers ## Run every check and every test
 
 demo: $(RUN) ## Upload a real file through every layer, kill it, resume, prove it (FILE=yours)
 	@$(BIN)/upload-kit demo $(ARGS) $${FILE:+"$$FILE"}
+
+lab: $(DEV) ## Open JupyterLab on the notebooks
+	$(BIN)/python -m jupyterlab $(if $(filter 0,$(shell id -u)),--allow-root) notebooks $(ARGS)
 
 bench: $(RUN) ## Measure the layers on this machine
 	$(BIN)/upload-kit bench $(ARGS)
