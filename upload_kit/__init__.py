@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from upload_kit.api.jobs import Job, jobs
     from upload_kit.api.serving import serve
     from upload_kit.config import Compression, ConnectionOptions, RetryPolicy, Secret
+    from upload_kit.demo.face import demo
     from upload_kit.errors import (
         AuthenticationFailed,
         ConfigurationError,
@@ -76,6 +77,7 @@ _MODULES: Final = {
     "api.jobs": ("Job", "jobs"),
     "api.serving": ("serve",),
     "config": ("Compression", "ConnectionOptions", "RetryPolicy", "Secret"),
+    "demo.face": ("demo",),
     "errors": (
         "AuthenticationFailed",
         "ConfigurationError",
@@ -183,6 +185,7 @@ __all__ = [
     "Verification",
     "__version__",
     "allow_nested",
+    "demo",
     "doctor",
     "history",
     "jobs",

@@ -410,3 +410,10 @@ job.begin(); job.pause()
     ]
     shared.cell("job.cancel(); job.wait(); drawn.result(5)")
     assert 2 <= len(beats) <= 6
+
+
+def test_the_demonstration_runs_in_a_cell(fresh: Kernel) -> None:
+    """It uploads, kills, resumes and compares, in the cell that called it."""
+    cell = fresh.cell("uk.demo(size='4MiB')")
+    assert "Every copy is identical to the file." in cell.text
+    assert "Traceback" not in cell.text

@@ -20,7 +20,7 @@ def test_every_public_name_can_be_had() -> None:
 def test_the_issue_s_names_are_there() -> None:
     """What the notebook face promises is public."""
     promised = {"start", "upload", "upload_many", "resume", "sessions", "history"}
-    assert promised | {"serve", "allow_nested", "doctor"} <= set(uk.__all__)
+    assert promised | {"serve", "allow_nested", "doctor", "demo"} <= set(uk.__all__)
 
 
 def test_importing_is_light() -> None:
@@ -36,13 +36,14 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("name", ["sessions"])
-def test_a_function_that_has_the_name_of_a_package(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "module"), [("sessions", "sessions.manager"), ("demo", "demo.stage")]
+)
+def test_a_function_that_has_the_name_of_a_package(name: str, module: str) -> None:
     """Importing the package does not put it in the function's place."""
     code = f"""
 import upload_kit as uk
-import upload_kit.{name}.manager
-from upload_kit.{name}.manager import SessionManager
+import upload_kit.{module}
 from upload_kit import {name}
 assert callable(uk.{name}) and {name} is uk.{name}
 assert upload_kit.{name} is uk.{name}
