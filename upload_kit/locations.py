@@ -112,6 +112,26 @@ def _redact_parameter(parameter: re.Match[str]) -> str:
     return parameter[0]
 
 
+def require_unicode(name: str) -> str:
+    """
+    Check a file name that travels as text.
+
+    Args:
+        name: It may hold bytes of a file system that are no UTF-8, as lone surrogates.
+
+    Raises:
+        ConfigurationError: It does.
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(
+            f"Not a file name in Unicode: {name[:200]!r}.",
+            hint="Give another one with name=...",
+        ) from error
+    return name
+
+
 def safe_relative_name(name: str) -> str:
     """
     Check a file name that becomes a path below a destination's folder.

@@ -10,6 +10,7 @@ for a week is removed by the next upload into the same folder.
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
 import secrets
@@ -53,8 +54,25 @@ EXPIRES_AFTER: Final = 7 * 24 * 3600.0
 
 # Bytes a second at which a disk is read and synced at least.
 _DISK_RATE: Final = 10 * MIB
+# What a full, busy or distant disk says; whatever else it says, it will say again.
+_MAY_PASS: Final = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EIO,
+    errno.EAGAIN,
+    errno.EBUSY,
+    errno.EINTR,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENOTCONN,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+}
 _TOKEN: Final = re.compile(r"[0-9a-f]{32}")
-_LINE: Final = re.compile(r"([0-9]+) ([0-9]+) ([0-9a-f]{64})", re.ASCII)
+_LINE: Final = re.compile(r"([0-9]{1,18}) ([0-9]{1,18}) ([0-9a-f]{64})", re.ASCII)
 
 
 class LocalDestination:
@@ -183,9 +201,9 @@ class LocalUpload:
     def _failure(self, error: OSError) -> RemoteUnavailable | RemoteRejected:
         """Tell what may pass, such as a full disk, from what will not."""
         message = f"Cannot write {self._path}: {error.strerror or error}."
-        if isinstance(error, PermissionError | NotADirectoryError | FileExistsError):
-            return RemoteRejected(message, hint="Choose a folder you may write to.")
-        return RemoteUnavailable(message, hint="Make room, then resume.")
+        if error.errno in _MAY_PASS:
+            return RemoteUnavailable(message, hint="Make room, then resume.")
+        return RemoteRejected(message, hint="Choose another folder, or another name.")
 
     async def held(self) -> Sequence[Receipt]:
         """Read the journal; see `RemoteUpload.held`."""
@@ -193,17 +211,20 @@ class LocalUpload:
 
     def _held(self) -> list[Receipt]:
         try:
-            lines = self._journal.read_text("ascii").split("\n")
+            lines = self._journal.read_text("ascii", "replace").split("\n")
             present = self._part.stat().st_size
         except FileNotFoundError as error:
             raise self._gone() from error
         except OSError as error:
             raise self._failure(error) from error
         receipts = {}
+        total = self._plan.total_chunks
         for line in lines:
             # A line torn by a crash does not match, and its chunk is sent again.
             if match := _LINE.fullmatch(line):
                 index, size = int(match[1]), int(match[2])
+                if total is not None and index >= total:
+                    continue
                 if self._plan.chunk(index).start + size <= present:
                     receipts[index] = Receipt(index=index, size=size, sha256=match[3])
         return [receipts[index] for index in sorted(receipts)]

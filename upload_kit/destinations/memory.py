@@ -7,7 +7,12 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from upload_kit.errors import IntegrityError, RemoteGone, RemoteRejected
+from upload_kit.errors import (
+    IntegrityError,
+    OffsetConflict,
+    RemoteGone,
+    RemoteRejected,
+)
 from upload_kit.models import Receipt, RemoteObject
 from upload_kit.planning import Capabilities
 from upload_kit.threads import in_thread
@@ -129,6 +134,8 @@ class MemoryUpload:
                 f"{self._location} exists already.", hint="Allow to overwrite it."
             )
         parts = self._parts
+        if missing := [each.index for each in receipts if each.index not in parts]:
+            raise OffsetConflict(f"{self._location} misses the chunks {missing}.")
         whole = b"".join(parts[receipt.index] for receipt in receipts)
         actual = (await in_thread(hashlib.sha256, whole)).hexdigest()
         if sha256 not in {None, actual}:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import secrets
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
@@ -25,9 +26,10 @@ from upload_kit.errors import (
     RemoteGone,
     RemoteRejected,
 )
+from upload_kit.locations import redact, require_unicode
 from upload_kit.models import Receipt, RemoteObject
 from upload_kit.planning import Capabilities
-from upload_kit.units import MIB
+from upload_kit.units import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,6 +46,10 @@ PROTOCOL: Final = "upload-kit/1"
 # One request saves two round trips; above this the trips no longer matter.
 _ONE_REQUEST: Final = MIB
 _ONCE: Final = "once-"
+# Servers and proxies take a line of 8 KiB; some is left for the rest of it.
+_MOST_IN_HEAD: Final = 6 * KIB
+# Source: tus 1.0.0, creation, Upload-Metadata: no space, no comma, not empty.
+_METADATA_KEY: Final = re.compile(r"[!-+\--~]+")
 # A server may hash the whole file before it answers: at this rate at least.
 _COMPLETE_RATE: Final = 50 * MIB
 _JSON: Final = {"Content-Type": "application/json"}
@@ -87,10 +93,11 @@ class NativeDestination:
 
     async def negotiate(self, spec: UploadSpec) -> Capabilities:
         """Ask the server once; see `Destination.negotiate`."""
+        require_unicode(spec.name)
         async with self._asking:
             if self._capabilities is None:
                 self._capabilities = await self._ask()
-        if not _fits_one_request(spec.size):
+        if not _fits_one_request(spec):
             return self._capabilities
         # One request says how many bytes it has; a coded one could not.
         return replace(self._capabilities, encodings=frozenset())
@@ -109,7 +116,7 @@ class NativeDestination:
 
     async def open(self, spec: UploadSpec, plan: Plan) -> NativeUpload | OneRequest:
         """Begin an upload; a small file needs no request for that."""
-        if plan.total_chunks == 1 and _fits_one_request(spec.size):
+        if plan.total_chunks == 1 and _fits_one_request(spec):
             return self._one_request(spec, _ONCE + secrets.token_hex(16))
         facts = {
             "name": spec.name,
@@ -122,7 +129,7 @@ class NativeDestination:
         status = await self._begin(facts)
         if status.chunk_size != plan.chunk_size:
             raise RemoteRejected(
-                f"{self._base} wants chunks of {status.chunk_size} bytes, not"
+                f"{redact(self._base)} wants chunks of {status.chunk_size} bytes, not"
                 f" {plan.chunk_size}."
             )
         return NativeUpload(self._wire, self._base, status.session_id, spec)
@@ -155,8 +162,15 @@ class NativeDestination:
         await self._wire.aclose()
 
 
-def _fits_one_request(size: int | None) -> bool:
-    return size is not None and size <= _ONE_REQUEST
+def _fits_one_request(spec: UploadSpec) -> bool:
+    """Whether the file is small, and what goes with it can stand in the head."""
+    return (
+        spec.size is not None
+        and spec.size <= _ONE_REQUEST
+        and all(_METADATA_KEY.fullmatch(key) for key in spec.metadata)
+        and len(_format_metadata(spec.metadata)) <= _MOST_IN_HEAD
+        and len(quote(spec.name, safe="")) <= _MOST_IN_HEAD
+    )
 
 
 def _capabilities(facts: _Facts) -> Capabilities:
@@ -236,7 +250,7 @@ def _format_metadata(metadata: dict[str, str]) -> str:
 
 def _stored(base: str, status: _Status) -> RemoteObject:
     return RemoteObject(
-        location=base + status.location.lstrip("/"),
+        location=redact(base + status.location.lstrip("/")),
         size=status.size,
         sha256=status.sha256,
     )

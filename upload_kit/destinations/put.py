@@ -15,7 +15,7 @@ from yarl import URL
 
 from upload_kit.destinations.wire import Wire
 from upload_kit.errors import IntegrityError, RemoteGone, RemoteRejected
-from upload_kit.locations import safe_relative_name
+from upload_kit.locations import require_unicode, safe_relative_name
 from upload_kit.models import Receipt, RemoteObject
 from upload_kit.planning import Capabilities
 
@@ -42,7 +42,7 @@ class PutDestination:
 
     async def negotiate(self, spec: UploadSpec) -> Capabilities:
         """Take a file in one piece."""
-        safe_relative_name(spec.name)
+        safe_relative_name(require_unicode(spec.name))
         return Capabilities(max_chunks=1, lanes=1, resumable=False)
 
     async def open(self, spec: UploadSpec, plan: Plan) -> PutUpload:
