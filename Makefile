@@ -50,9 +50,11 @@ lab: $(DEV) ## Open JupyterLab on the notebooks
 bench: $(RUN) ## Measure the layers on this machine
 	$(BIN)/upload-kit bench $(ARGS)
 
-docs: $(DEV) ## Check the documentation: spelling, and every example in a docstring
-	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md changelog.d docs
+docs: $(DEV) ## Build the site of the documentation into site/, strictly
+	$(BIN)/codespell README.md CHANGELOG.md CONTRIBUTING.md changelog.d docs deploy
+	$(BIN)/python docs/generate.py --check
 	$(BIN)/python -m pytest --no-header -q --doctest-modules upload_kit
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 prove: $(DEV) system-packages npm-peers ## Search long for a counterexample: every property, 20 times as hard
 	$(BIN)/python -m pytest --hypothesis-profile=prove --timeout=3600 -m hypothesis $(ARGS)
