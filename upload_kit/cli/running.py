@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
@@ -124,10 +124,7 @@ def leave(code: int) -> NoReturn:
     Raises:
         SystemExit: Always.
     """
-    try:
+    with suppress(OSError):
         sys.stdout.flush()
-    except OSError:
-        # What is left in the buffer would be complained about once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     leave_within(_LEAVE, code)
     sys.exit(code)

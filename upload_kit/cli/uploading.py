@@ -6,7 +6,7 @@ import asyncio
 import shlex
 import sys
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
@@ -195,21 +195,25 @@ def report(
     outcomes: Sequence[Outcome], *, output: Output, files: int, seconds: float
 ) -> None:
     """Print the results: as JSON, or the failures and a sum."""
-    if output.json:
-        try:
-            for outcome in outcomes:
-                click.echo(outcome.result.to_json())
-        except OSError:
-            pass  # Whoever read that went away; the exit code still tells.
     _report_failures(outcomes, output, one=files == 1)
-    if files > 1 and not (output.json or output.quiet):
-        complete = [outcome.result for outcome in outcomes if outcome.result.success]
-        moved = sum((result.size or 0) - result.bytes_resumed for result in complete)
-        click.echo(
-            f"{len(complete):,} of {count_files(files)},"
-            f" {format_size(sum(result.size or 0 for result in complete))}"
-            f" in {format_duration(seconds)} ({format_rate(moved / seconds)})"
-        )
+    results = [outcome.result for outcome in outcomes]
+    # Whoever read that may have gone away; the exit code still tells.
+    with suppress(OSError):
+        if output.json:
+            for result in results:
+                click.echo(result.to_json())
+        elif files > 1 and not output.quiet:
+            click.echo(_sum(results, files=files, seconds=seconds))
+
+
+def _sum(results: Sequence[UploadResult], *, files: int, seconds: float) -> str:
+    complete = [result for result in results if result.success]
+    moved = sum((result.size or 0) - result.bytes_resumed for result in complete)
+    return (
+        f"{len(complete):,} of {count_files(files)},"
+        f" {format_size(sum(result.size or 0 for result in complete))}"
+        f" in {format_duration(seconds)} ({format_rate(moved / seconds)})"
+    )
 
 
 def _report_failures(outcomes: Sequence[Outcome], output: Output, *, one: bool) -> None:
