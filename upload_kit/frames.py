@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _MAKERS: Final = "upload_kit.notebook.frames"
+# Without the extra neither is there, and which one is missed first is chance.
+_OPTIONAL: Final = ("numpy", "pandas")
 
 
 def make_frame(maker: str, *data: Any) -> DataFrame:
@@ -25,8 +27,8 @@ def make_frame(maker: str, *data: Any) -> DataFrame:
     try:
         makers = import_module(_MAKERS)
     except ModuleNotFoundError as error:
-        if error.name != "pandas":
+        if error.name not in _OPTIONAL:
             raise
-        raise MissingExtra("pandas", "notebook") from error
+        raise MissingExtra(error.name, "notebook") from error
     frame: DataFrame = getattr(makers, maker)(*data)
     return frame

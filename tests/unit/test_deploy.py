@@ -204,6 +204,7 @@ def test_the_images_command_serves_from_a_clean_environment(tmp_path: Path) -> N
     image.build()
     assert not (tmp_path / "opt" / "bin" / "pip").exists()
     assert not image.is_healthy()
+    _check_that_extras_are_named(tmp_path / "opt" / "bin" / "python", tmp_path)
     process = image.start()
     try:
         assert process.stdout is not None
@@ -222,6 +223,19 @@ def test_the_images_command_serves_from_a_clean_environment(tmp_path: Path) -> N
     assert any("upload_id" in one and "request_id" in one for one in logged)
     stored = [path.read_bytes() for path in (tmp_path / "data").rglob("a.bin*")]
     assert b"hello" in stored
+
+
+def _check_that_extras_are_named(python: Path, folder: Path) -> None:
+    """Fail unless a plain installation says which extra brings what is missing."""
+    script = "import upload_kit as uk\ntry: uk.sessions()\nexcept uk.MissingExtra as e:"
+    done = run(
+        python,
+        "-c",
+        f"{script} print(e)",
+        env={"UPLOAD_KIT_SESSION_DIR": str(folder / "state"), "HOME": str(folder)},
+        cwd=folder,
+    )
+    assert "upload_kit[notebook]" in done.stdout, done.stderr
 
 
 def test_compose_has_a_file_that_its_schema_takes() -> None:
