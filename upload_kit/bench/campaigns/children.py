@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import upload_kit.destinations.discovery
 import upload_kit.destinations.local
 import upload_kit.destinations.native  # noqa: F401 (imported before the fork, once)
+from upload_kit.bench.campaigns.mounts import mount_small_disk
 from upload_kit.config import Compression, RetryPolicy
 from upload_kit.errors import UploadKitError
 from upload_kit.events import EventKind
@@ -41,6 +42,23 @@ def serve_folder(order: Mapping[str, Any], say: Say) -> None:
     if "durability" in settings:
         settings["durability"] = Durability(settings["durability"])
     serve(ServerConfig(**settings), ready=lambda url: say({"url": url}))
+
+
+def serve_small_disk(order: Mapping[str, Any], say: Say) -> None:
+    """
+    Serve a folder on a small disk of this process's own, again after each SIGTERM.
+
+    Args:
+        order: That of `serve_folder`; besides, the disk's `size`, and `rounds`: the
+            settings that differ each time.
+
+        say: Where to; says `url` each time.
+    """
+    settings = dict(order)
+    size, rounds = settings.pop("size"), settings.pop("rounds")
+    mount_small_disk(Path(settings["directory"]), size)
+    for differing in rounds:
+        serve_folder({**settings, **differing}, say)
 
 
 def upload(order: Mapping[str, Any], say: Say) -> None:

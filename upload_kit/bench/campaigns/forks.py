@@ -184,7 +184,13 @@ class ForkServer:
         self._server.close()
         await self._server.wait_closed()
 
-    async def fork(self, call: str, order: Mapping[str, Any]) -> Fork:
+    async def fork(
+        self,
+        call: str,
+        order: Mapping[str, Any],
+        *,
+        environment: Mapping[str, str] | None = None,
+    ) -> Fork:
         """
         Fork a process that makes one call, and ends.
 
@@ -193,6 +199,8 @@ class ForkServer:
 
             order: Whatever JSON can hold.
 
+            environment: Variables that are set before the call.
+
         Raises:
             UploadKitError: It did not start.
         """
@@ -200,7 +208,14 @@ class ForkServer:
         there: asyncio.Future[Fork] = asyncio.get_running_loop().create_future()
         self._waiting[key] = there
         assert self._process.stdin is not None
-        line = json.dumps({"key": key, "call": call, "order": dict(order)})
+        line = json.dumps(
+            {
+                "key": key,
+                "call": call,
+                "order": dict(order),
+                "environment": dict(environment or {}),
+            }
+        )
         self._process.stdin.write(line.encode() + b"\n")
         try:
             async with asyncio.timeout(_START_SECONDS):
@@ -257,6 +272,7 @@ def _die_with(parent: int) -> None:
 
 
 def _run(port: int, line: Mapping[str, Any]) -> None:
+    os.environ.update(line["environment"])
     with socket.create_connection(("127.0.0.1", port)) as sock:
 
         def say(what: Mapping[str, Any]) -> None:

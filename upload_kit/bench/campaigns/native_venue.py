@@ -67,6 +67,15 @@ class NativeVenue:
         return await expire_all(self._server)
 
 
+async def clean_up(url: str) -> None:
+    """Ask a server to remove what has expired."""
+    async with (
+        aiohttp.ClientSession(timeout=_ASK) as session,
+        session.post(f"{url}upload/cleanup") as reply,
+    ):
+        reply.raise_for_status()
+
+
 async def expire_all(server: ForkedServer) -> list[str]:
     """
     Restart a server so that everything expires soon, and have it clean up.
@@ -79,10 +88,6 @@ async def expire_all(server: ForkedServer) -> list[str]:
     server.settings = {**usual, "expires_after": _SOON}
     await server.start()
     await asyncio.sleep(2 * _SOON)
-    async with (
-        aiohttp.ClientSession(timeout=_ASK) as session,
-        session.post(f"{server.url}upload/cleanup") as reply,
-    ):
-        reply.raise_for_status()
+    await clean_up(server.url)
     server.settings = usual
     return await asyncio.to_thread(StoreFolder(server.folder).unfinished)

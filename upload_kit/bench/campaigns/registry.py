@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from upload_kit.bench.campaigns.clocks import ClockCampaign
+from upload_kit.bench.campaigns.disks import DiskCampaign
 from upload_kit.bench.campaigns.kills import KillCampaign, Victim
 from upload_kit.bench.campaigns.links import LinkCampaign
 from upload_kit.bench.campaigns.native_venue import NativeVenue
+from upload_kit.bench.campaigns.sources import SourceCampaign
 from upload_kit.bench.campaigns.venues import LocalVenue, MemoryVenue
 
 if TYPE_CHECKING:
@@ -29,4 +32,7 @@ def all_campaigns(venues: Iterable[VenueKind] = ()) -> list[Campaign]:
         KillCampaign(Victim.CLIENT, tries=300),
         KillCampaign(Victim.SERVER, tries=300),
         KillCampaign(Victim.BOTH, tries=100),
+        DiskCampaign(),
+        ClockCampaign(),
+        *(SourceCampaign(kind) for kind in (MemoryVenue(), LocalVenue())),
     ]

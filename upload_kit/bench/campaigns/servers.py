@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from upload_kit.errors import UploadKitError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from upload_kit.bench.campaigns.forks import Fork, ForkServer
@@ -24,15 +25,25 @@ class ForkedServer:
 
         folder: What it stores to.
 
+        environment: Variables of its environment.
+
         settings: Of its `ServerConfig`, as JSON.
     """
 
-    def __init__(self, forks: ForkServer, folder: Path, **settings: Any) -> None:
+    def __init__(
+        self,
+        forks: ForkServer,
+        folder: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        **settings: Any,
+    ) -> None:
         self.folder = folder
         self.port = 0
         self.url = ""
         self.settings = settings
         self._forks = forks
+        self._environment = environment
         self._fork: Fork | None = None
 
     @property
@@ -49,7 +60,9 @@ class ForkedServer:
             UploadKitError: It did not start.
         """
         order = {"directory": str(self.folder), "port": self.port, **self.settings}
-        self._fork = await self._forks.fork(_SERVE, order)
+        self._fork = await self._forks.fork(
+            _SERVE, order, environment=self._environment
+        )
         said = await self._fork.hear()
         if said is None:
             raise UploadKitError(f"No server over {self.folder} has started.")
