@@ -416,12 +416,21 @@ class Engine:
             session = self._checkpoint.session
             remembered = {receipt.index: receipt for receipt in session.receipts}
         held = {}
-        for receipt in receipts:
+        for receipt in filter(self._is_whole, receipts):
             known = remembered.get(receipt.index, receipt)
             # Without a digest nothing would prove that the bytes are still the same.
-            if sha256 := receipt.sha256 or known.sha256:
+            sha256 = receipt.sha256 or known.sha256
+            # What it holds now must be what it acknowledged, or is sent again.
+            if sha256 is not None and known.sha256 in {None, sha256}:
                 held[receipt.index] = replace(receipt, sha256=sha256)
         return held
+
+    def _is_whole(self, receipt: Receipt) -> bool:
+        total = self._plan.total_chunks
+        if total is None:
+            return True
+        index = receipt.index
+        return index < total and receipt.size == self._plan.chunk(index).size
 
     def _lane_count(self, capabilities: Capabilities) -> int:
         limits = (

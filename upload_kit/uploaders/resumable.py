@@ -14,7 +14,7 @@ from upload_kit.config import (
     Compression,
 )
 from upload_kit.engine import describe
-from upload_kit.errors import SourceError, UploadKitError
+from upload_kit.errors import ConfigurationError, SourceError, UploadKitError
 from upload_kit.models import Layer, UploadSpec
 from upload_kit.planning import Plan, plan_chunks
 from upload_kit.sessions.manager import (
@@ -94,7 +94,7 @@ class ResumableUploader(ParallelUploader):
         max_parallel: int = DEFAULT_PARALLEL,
         **options: Unpack[UploaderOptions],
     ) -> None:
-        self._compression = Compression(compression)
+        self._compression = _compression(compression)
         super().__init__(destination, max_parallel=max_parallel, **options)
         self._session_dir = session_dir
         self._session_ttl = session_ttl
@@ -277,3 +277,13 @@ class ResumableUploader(ParallelUploader):
             await asyncio.wait({self._cleaner})
             self._cleaner = None
         await super().__aexit__(exception_type, exception, traceback)
+
+
+def _compression(wanted: Compression | str) -> Compression:
+    try:
+        return Compression(wanted)
+    except ValueError as error:
+        raise ConfigurationError(
+            f"Unknown compression {wanted!r}.",
+            hint=f"Known are {', '.join(Compression)}.",
+        ) from error
