@@ -660,6 +660,17 @@ async def test_what_comes_slowly_counts_before_its_end(tus: TusApi) -> None:
         await _until_counted(tus, url, 20)
 
 
+async def test_what_comes_too_slowly_is_kept(tmp_path: Path) -> None:
+    """A sender that fell silent is sent away with 408, and its bytes are kept."""
+    async with tus_server(tmp_path / "s", idle_timeout=0.4) as tus:
+        url = await tus.begun(SIZE)
+        async with RawConnection(tus.url) as raw:
+            await open_patch(raw, _path(url), 0, SIZE)
+            await raw.send(DATA[:1000])
+            assert (await raw.reply()).status == 408
+        assert await tus.offset(url) == 1000
+
+
 async def test_a_question_ends_an_open_request(tus: TusApi, tmp_path: Path) -> None:
     """HEAD takes over from a PATCH that is open: it keeps what it has, and gets 409."""
     url = await tus.begun(SIZE)
@@ -1001,7 +1012,7 @@ async def test_parts_may_still_be_on_their_way(tus: TusApi, tmp_path: Path) -> N
     head = await tus.until_complete(whole)
     assert head.headers["Upload-Length"] == "9"
     assert _published(tmp_path) == [b"hello you"]
-    assert _unfinished(tmp_path) == []
+    await until(lambda: not _unfinished(tmp_path))
 
 
 async def test_a_length_that_can_be_computed_is_told(tus: TusApi) -> None:
@@ -1066,6 +1077,17 @@ async def test_a_part_is_gone_and_so_is_the_whole(tus: TusApi) -> None:
     assert (await tus.patch(one, 0, b"hel")).status == 204
     assert "Upload-Offset" not in (await tus.head(whole)).headers
     assert (await tus.delete(whole)).status == 204
+
+
+async def test_parts_that_are_held_are_not_joined(tmp_path: Path) -> None:
+    """423 while somebody works on a part for too long; afterwards it is joined."""
+    async with tus_server(tmp_path / "s", busy_timeout=0.2) as tus:
+        urls = await _parts(tus, b"hel", b"lo")
+        async with _held_by_another_process(tmp_path / "s", urls[1]):
+            assert (await tus.joined(*urls)).status == 423
+            assert len(_unfinished(tmp_path)) == 2
+        assert (await tus.joined(*urls)).status == 201
+    assert _published(tmp_path) == [b"hello"]
 
 
 async def test_joining_goes_on_after_a_kill(tmp_path: Path) -> None:
@@ -1157,6 +1179,39 @@ async def test_protocols_leave_each_other_alone(tus: TusApi, tmp_path: Path) -> 
     status = (await tus.api.status(upload_id)).body
     assert (status["state"], status["missing"]) == ("complete", [])
     assert _published(tmp_path) == [DATA]
+
+
+async def test_nothing_needs_to_be_kept(tmp_path: Path) -> None:
+    """A server that throws bytes away counts them all the same."""
+    async with tus_server(tmp_path, directory="null:") as tus:
+        url = await tus.begun(None)
+        await tus.patch(url, 0, DATA[:1000])
+        field = checksum("sha1", DATA[1000:])
+        reply = await tus.patch(
+            url, 1000, DATA[1000:], Upload_Length=str(SIZE), Upload_Checksum=field
+        )
+        assert (reply.status, await tus.offset(url)) == (204, SIZE)
+        late = await tus.begun(3, Upload_Concat="partial")
+        whole = tus.address(await tus.joined(*await _parts(tus, b"hel"), late))
+        await tus.patch(late, 0, b"lo!")
+        assert (await tus.until_complete(whole)).headers["Upload-Length"] == "6"
+        assert (await tus.delete(url)).status == 204
+        assert (await tus.head(url)).status == 404
+
+
+async def test_what_another_process_removed_is_gone(
+    tus: TusApi, tmp_path: Path
+) -> None:
+    """A published file that somebody else removed is not there any more."""
+    url = await tus.begun(5)
+    await tus.patch(url, 0, b"hello")
+    assert await tus.offset(url) == 5
+
+    def remove() -> None:
+        FolderStorage(tmp_path / "s").open(url.rpartition("/")[2]).discard()
+
+    await asyncio.to_thread(remove)
+    assert (await tus.head(url)).status == 404
 
 
 # -- browsers

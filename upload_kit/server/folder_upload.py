@@ -11,6 +11,7 @@ import shutil
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
@@ -193,6 +194,8 @@ class FolderUpload:
     def refresh(self) -> None:
         """See what other processes acknowledged."""
         if self._data is None:
+            if not Path(self._paths.files).exists():
+                raise UploadMoved
             return
         inode = os.fstat(self._data).st_ino
         if inode not in (self._inode_of(DATA), self._inode_of(self._name)):

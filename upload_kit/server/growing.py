@@ -139,10 +139,13 @@ class GrowingCore(UploadCore):
         """
         for _ in range(2):
             try:
-                async with self._use(owner, upload_id, expired=expired) as upload:
+                using = self._use(owner, upload_id, fresh=False, expired=expired)
+                async with using as upload:
                     if not upload.info.grows:
                         raise UploadMissing
                     if upload.info.completed_at is not None:
+                        # Another process may have removed it.
+                        await run(self._pool, upload.refresh)
                         await act(upload)
                         return Snapshot.of(upload)
                     async with self._hold(upload, None, body):

@@ -83,9 +83,11 @@ class JoiningCore(GrowingCore):
 
     async def look(self, owner: str, upload_id: str) -> Snapshot:
         """Return how far an upload is; one that is being joined is not disturbed."""
-        snapshot = await self.status(owner, upload_id)
-        if not snapshot.info.joins:
+        async with self._use(owner, upload_id, fresh=False) as upload:
+            is_joined = bool(upload.info.joins)
+        if not is_joined:
             return await super().look(owner, upload_id)
+        snapshot = await self.status(owner, upload_id)
         if not snapshot.is_complete:
             # A server that was killed in the middle takes it up again here.
             self._start(owner, upload_id)
