@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from upload_kit.api.jobs import Job, jobs
     from upload_kit.api.serving import serve
+    from upload_kit.bench.benchmark import benchmark
     from upload_kit.config import Compression, ConnectionOptions, RetryPolicy, Secret
     from upload_kit.demo.face import demo
     from upload_kit.errors import (
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
 _MODULES: Final = {
     "api.jobs": ("Job", "jobs"),
     "api.serving": ("serve",),
+    "bench.benchmark": ("benchmark",),
     "config": ("Compression", "ConnectionOptions", "RetryPolicy", "Secret"),
     "demo.face": ("demo",),
     "errors": (
@@ -185,6 +187,7 @@ __all__ = [
     "Verification",
     "__version__",
     "allow_nested",
+    "benchmark",
     "demo",
     "doctor",
     "history",
