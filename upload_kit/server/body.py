@@ -190,7 +190,6 @@ class HttpBody:
                 return True
         return False
 
-
     def _left(self) -> list[bytes]:
         """Return what aiohttp has read, also if it would not hand it out any more."""
         content = self._content
