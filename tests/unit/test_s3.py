@@ -485,9 +485,9 @@ async def test_parts_that_arrive_after_an_abort_are_aborted_too(
     proxy.faults.append(
         Fault(operation="AbortMultipartUpload", status=204, code="Ignored")
     )
-    async with _parallel(_url(prefix)) as uploader:
+    async with _parallel(_url(prefix), max_parallel=1) as uploader:
         await _cancel_after(uploader.start(_DATA), 2)
-    assert proxy.count("AbortMultipartUpload") == 2
+    assert proxy.count("AbortMultipartUpload") >= 2, proxy.operations
     assert await _unfinished(server, prefix) == []
 
 
@@ -499,7 +499,7 @@ async def test_an_abort_that_fails_is_tried_again(
     proxy.faults.append(
         Fault(operation="AbortMultipartUpload", status=503, code="SlowDown", times=2)
     )
-    async with _parallel(_url(prefix)) as uploader:
+    async with _parallel(_url(prefix), max_parallel=1) as uploader:
         await _cancel_after(uploader.start(_DATA), 1)
     assert await _unfinished(server, prefix) == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ MAX_PARTS: Final = 10_000
 _TAG: Final = re.compile(r'"?([0-9a-f]{32})"?')
 # Parts that were on their way may arrive after an abort, so it is done again.
 _ABORTS: Final = 4
+_SETTLE: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,6 +181,8 @@ class MultipartUpload(_Upload):
         self._plan = plan
         self._id = token.upload_id
         self._listed = parts
+        # Requests with a part that ended without an answer.
+        self._loose = 0
 
     async def held(self) -> Sequence[Receipt]:
         """List the parts; see `RemoteUpload.held`."""
@@ -208,7 +212,9 @@ class MultipartUpload(_Upload):
                 hint="Give the size beforehand, or a larger chunk_size.",
             )
         digest = await body.digest("sha256")
+        self._loose += 1
         etag = await self._bucket.put_part(self._key, self._id, chunk.index + 1, body)
+        self._loose -= 1
         return Receipt(
             index=chunk.index, size=chunk.size, sha256=digest.hex(), tag=etag
         )
@@ -260,21 +266,32 @@ class MultipartUpload(_Upload):
     async def _compared(
         self, stored: Stored, receipts: Sequence[Receipt]
     ) -> RemoteObject:
-        if not stored.sha256:
+        """Compare the object with its parts; look at it only if the answer was mute."""
+        if not (same := self._require_same(stored, receipts)):
             stored = await self._found() or stored
-        ours = _composite(receipts)
-        theirs = (stored.sha256 or "").partition("-")[0]
-        if theirs and ours is not None and theirs != ours:
+            same = self._require_same(stored, receipts)
+        size = sum(receipt.size for receipt in receipts) if same else stored.size
+        return RemoteObject(location=self._location, size=size)
+
+    def _require_same(self, stored: Stored, receipts: Sequence[Receipt]) -> bool:
+        """Return whether it is proved; an ETag may be made otherwise, a digest not."""
+        same = _has_parts(stored, receipts)
+        if same is False and stored.sha256:
             raise IntegrityError(
-                f"{self._location} was put together with the digest {theirs}, not"
-                f" {ours}."
+                f"{self._location} was put together as {stored.sha256}, not as"
+                f" {_composite(receipts)}."
             )
-        return RemoteObject(location=self._location, size=stored.size)
+        return same is True
 
     async def abort(self) -> None:
         """Throw the parts away until none is left; see `RemoteUpload.abort`."""
         for _ in range(_ABORTS):
             await self._bucket.abort(self._key, self._id)
+            if self._loose:
+                # What broke off may still be stored, and brings the upload back.
+                self._loose = 0
+                await asyncio.sleep(_SETTLE)
+                continue
             try:
                 if not await self._bucket.parts(self._key, self._id):
                     return
@@ -315,10 +332,10 @@ def _etag(receipts: Sequence[Receipt]) -> str | None:
 
 def _has_parts(found: Stored, receipts: Sequence[Receipt]) -> bool | None:
     """Whether an object is what these parts make; None if it does not tell."""
-    digest, _, count = (found.sha256 or "").partition("-")
     ours = _composite(receipts)
-    if digest and count and ours is not None:
-        return digest == ours
+    if found.sha256 and ours is not None:
+        # The number of parts follows the digest, though not everywhere.
+        return found.sha256.partition("-")[0] == ours
     etag = _etag(receipts)
     if "-" not in found.etag or etag is None:
         return None
