@@ -213,18 +213,16 @@ class JoiningCore(GrowingCore):
     async def _copy(
         self, upload: StoredUpload, parts: Mapping[str, StoredUpload]
     ) -> None:
-        """Copy what is not there yet; after a kill, some of it may be."""
         sizes = [end_of(parts[one]) for one in upload.info.joins]
         await self._settle_size(upload, sum(sizes))
-        there, position = end_of(upload), 0
+        position = 0
         for part_id, size in zip(upload.info.joins, sizes, strict=True):
-            if position + size > there:
-                copy = partial(upload.copy, parts[part_id])
-                for start in range(0, size, _STEP):
-                    step = min(_STEP, size - start)
-                    await run(self._pool, copy, position + start, start, step)
-                await run(self._pool, upload.extend, position + size)
+            copy = partial(upload.copy, parts[part_id])
+            for start in range(0, size, _STEP):
+                step = min(_STEP, size - start)
+                await run(self._pool, copy, position + start, start, step)
             position += size
+        await run(self._pool, upload.extend, position)
 
     async def _settle_size(self, upload: StoredUpload, size: int) -> None:
         """Note the size of the whole, where it was not known when it began."""
