@@ -54,6 +54,13 @@ class Capabilities:
     expires_after: float | None = None
     """Seconds that a half-done upload survives; None for ever."""
 
+    def __post_init__(self) -> None:
+        """Check what a server may say of itself."""
+        for name in ("max_chunk", "chunk_multiple", "max_chunks", "lanes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigurationError(f"No destination has {name} {value}.")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

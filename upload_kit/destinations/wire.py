@@ -95,7 +95,7 @@ class Reply:
         """
         try:
             return msgspec.json.decode(self.body, type=record)
-        except (msgspec.DecodeError, UploadKitError) as error:
+        except (msgspec.DecodeError, RecursionError, UploadKitError) as error:
             raise RemoteRejected(
                 f"{self.method} {self.url} did not answer as it should: {error}.",
                 status=self.status,
