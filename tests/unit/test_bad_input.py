@@ -11,6 +11,7 @@ import sys
 import textwrap
 from typing import TYPE_CHECKING, Any, Final
 
+import aiohttp
 import pytest
 
 from tests.servers.knobs import Fault, KnobServer, Step
@@ -306,6 +307,18 @@ class TestServers:
                 with contextlib.suppress(ConfigurationError, RemoteRejected):
                     result = await layer(place.url).upload_file(data, **options)
                     assert result.success
+
+
+async def test_nested_json_is_the_clients_fault(tmp_path: Path) -> None:
+    """A body that nests thousands deep is a 400, not a failure of the server."""
+    config = ServerConfig(directory=tmp_path / "store", port=0, grace=0.1)
+    async with running_server(config) as place, aiohttp.ClientSession() as client:
+        url = f"{place.url}upload/resumable"
+        headers = {"Content-Type": "application/json"}
+        body = b'{"a":' * 9999
+        async with client.post(url, data=body, headers=headers) as answer:
+            assert answer.status == 400
+            assert (await answer.json(content_type=None))["status"] == 400
 
 
 class TestSessionFiles:
