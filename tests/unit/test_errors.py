@@ -19,7 +19,11 @@ from upload_kit.errors import (
     UploadKitError,
 )
 
-DEFINED: Final = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+DEFINED: Final = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if kind.__module__ == errors.__name__
+]
 CLASSES: Final = [kind for kind in DEFINED if issubclass(kind, UploadKitError)]
 
 
