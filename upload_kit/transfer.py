@@ -59,17 +59,31 @@ class Transfer:
     async def _run(self) -> None:
         try:
             async with self._around:
-                self._result = await self._engine.run()
+                await self._upload()
         except asyncio.CancelledError:
-            self._error = UploadCancelled(
-                f"The upload of {self.name} was cancelled.", session_id=self.session_id
-            )
+            # How it ended is known, unless it never began: who cancels is in a hurry.
+            if self._result is None and self._error is None:
+                self._error = self._cancelled()
         except Exception as error:  # The outermost edge: whoever awaits it gets it.
+            logger.exception("%s could not let go of what it shares.", self.name)
+            self._error = self._error or error
+        finally:
+            self._ended.set_result(None)
+
+    async def _upload(self) -> None:
+        try:
+            self._result = await self._engine.run()
+        except asyncio.CancelledError:
+            self._error = self._cancelled()
+        except Exception as error:  # As above; what it shares is let go of in peace.
             if not isinstance(error, UploadKitError):
                 logger.exception("The upload of %s met a bug.", self.name)
             self._error = error
-        finally:
-            self._ended.set_result(None)
+
+    def _cancelled(self) -> UploadCancelled:
+        return UploadCancelled(
+            f"The upload of {self.name} was cancelled.", session_id=self.session_id
+        )
 
     @property
     def id(self) -> str:

@@ -174,6 +174,11 @@ class KnobServer:
         """Let the next requests of this step go wrong; earlier faults come first."""
         self._faults[step].append(fault)
 
+    def clear_faults(self) -> None:
+        """Let everything go right from now on."""
+        for faults in self._faults.values():
+            faults.clear()
+
     def count(self, step: Step, chunk: int | None = None) -> int:
         """Return how many such requests came."""
         return len(self.requests(step, chunk))

@@ -183,6 +183,23 @@ class TestResult:
         await transfer
         assert repr(transfer) == f"<Transfer 'a.bin' complete {len(DATA)}/{len(DATA)}>"
 
+    @pytest.mark.parametrize("fails", [False, True], ids=["success", "failure"])
+    async def test_cancelled_after_it_ended(
+        self, server: KnobServer, *, fails: bool
+    ) -> None:
+        """While it lets go of what it shares: how it ended stays how it ended."""
+        if fails:
+            server.fault(Step.CHUNK, Fault(refuse=413))
+        transfer = uploader(server).start(DATA, name="a")
+        async for event in transfer:
+            if event.kind.is_final:
+                transfer.cancel()
+        if fails:
+            with pytest.raises(RemoteRejected):
+                await transfer
+        else:
+            assert (await transfer).success
+
 
 class TestWatching:
     async def test_several_readers_see_the_same(self, server: KnobServer) -> None:
