@@ -65,6 +65,7 @@ class OpenUploads:
     def add(self, upload: StoredUpload) -> None:
         """Keep an upload that was just made."""
         self._keep(upload.info.upload_id, upload)
+        self._close_idle(_MAX_IDLE)
 
     def forget(self, upload_id: str, upload: StoredUpload | None = None) -> None:
         """
