@@ -8,6 +8,12 @@ from upload_kit.bench.campaigns.clocks import ClockCampaign
 from upload_kit.bench.campaigns.disks import DiskCampaign
 from upload_kit.bench.campaigns.kills import KillCampaign, Victim
 from upload_kit.bench.campaigns.links import LinkCampaign
+from upload_kit.bench.campaigns.loads import (
+    BatchLoad,
+    ServerSessionLoad,
+    StoreLoad,
+    UploadLoad,
+)
 from upload_kit.bench.campaigns.native_venue import NativeVenue
 from upload_kit.bench.campaigns.sources import SourceCampaign
 from upload_kit.bench.campaigns.venues import LocalVenue, MemoryVenue
@@ -35,4 +41,9 @@ def all_campaigns(venues: Iterable[VenueKind] = ()) -> list[Campaign]:
         DiskCampaign(),
         ClockCampaign(),
         *(SourceCampaign(kind) for kind in (MemoryVenue(), LocalVenue())),
+        UploadLoad(),
+        BatchLoad(),
+        StoreLoad("json"),
+        StoreLoad("sqlite"),
+        ServerSessionLoad(),
     ]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+# Complaints of one try that are told; the log has all of them.
+_MOST_COMPLAINTS: Final = 20
 # Seconds that one try may take before it counts as a hang.
 _TRY_SECONDS: Final = 300.0
 
@@ -204,10 +206,12 @@ class CampaignRun:
         self.outcomes.append(outcome)
         if self._options.log is not None:
             await asyncio.to_thread(_append, self._options.log, outcome)
-        for complaint in outcome.complaints:
-            self._listener.complain(
-                f"{outcome.campaign}, try {outcome.index}: {complaint}"
-            )
+        where = f"{outcome.campaign}, try {outcome.index}"
+        for complaint in outcome.complaints[:_MOST_COMPLAINTS]:
+            self._listener.complain(f"{where}: {complaint}")
+        more = len(outcome.complaints) - _MOST_COMPLAINTS
+        if more > 0:
+            self._listener.complain(f"{where}: and {more} more")
         self._listener.count(self._progress(outcome.campaign))
 
     def _progress(self, name: str) -> str:
