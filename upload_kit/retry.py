@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import sys
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from upload_kit.errors import RemoteError, UploadKitError
@@ -43,12 +44,15 @@ class RetryState:
         self._uniform = uniform
         self._clock = clock
         self._first_failure: float | None = None
+        # Some errors have a cap of their own; what failed otherwise is not theirs.
+        self._kinds: Counter[type[UploadKitError]] = Counter()
         self.failures = 0
 
     def progressed(self) -> None:
         """Start counting anew: something moved, so the other side is alive."""
         self.failures = 0
         self._first_failure = None
+        self._kinds.clear()
 
     def wait_after(self, error: UploadKitError) -> float:
         """
@@ -68,8 +72,10 @@ class RetryState:
         if self._first_failure is None:
             self._first_failure = now
         wait = self._wait(error)
+        self._kinds[type(error)] += 1
         if (
-            self.failures >= min(self._policy.attempts, error.max_tries or sys.maxsize)
+            self.failures >= self._policy.attempts
+            or self._kinds[type(error)] >= (error.max_tries or sys.maxsize)
             or now + wait - self._first_failure > self._policy.max_elapsed
         ):
             raise error

@@ -154,6 +154,17 @@ def test_wrong_digest_is_tried_once_more_only() -> None:
         retry.wait_after(IntegrityError("Differs."))
 
 
+def test_other_failures_do_not_count_against_a_cap_of_its_own() -> None:
+    """A server that was busy twice before has not sent wrong bytes yet."""
+    retry = state(RetryPolicy(attempts=99))
+    for _ in range(3):
+        retry.wait_after(BUSY)
+    retry.wait_after(IntegrityError("Differs."))
+    retry.wait_after(BUSY)
+    with pytest.raises(IntegrityError):
+        retry.wait_after(IntegrityError("Differs."))
+
+
 def test_wait_of_the_server_is_the_least() -> None:
     """`Retry-After` and then the jitter, so that not all come back in one moment."""
     retry = state(RetryPolicy(base_delay=0.5))
