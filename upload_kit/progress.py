@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _WINDOW: Final = 3.0
 _BUCKET: Final = 0.1
 _UPDATES_KEPT: Final = 100
+_ENDED_KEPT: Final = 1000
 
 
 class RateMeter:
@@ -305,10 +306,13 @@ class ProgressTracker:
     """
     Many uploads at a glance: each one's status and last 100 updates, and their sum.
 
-    It is a listener; hand `tracker.update` to whatever emits events.
+    It is a listener; hand `tracker.update` to whatever emits events. The sum is that of
+    all uploads; of those that have ended, the newest 1,000 are kept one by one.
     """
 
     def __init__(self) -> None:
+        self._ended: deque[str] = deque()
+        self._older: UploadProgress | None = None
         self._last: dict[str, UploadEvent] = {}
         self._updates: dict[str, deque[UploadProgress]] = {}
         self._lock = threading.Lock()
@@ -322,20 +326,32 @@ class ProgressTracker:
                 self._updates[key] = deque(maxlen=_UPDATES_KEPT)
             self._updates[key].append(event.progress)
             self._last[key] = event
+            if event.kind.is_final:
+                self._ended.append(key)
+                if len(self._ended) > _ENDED_KEPT:
+                    self._fold(self._ended.popleft())
+
+    def _fold(self, key: str) -> None:
+        """Keep no more of an upload than its part of the sum."""
+        del self._updates[key]
+        parts = [self._last.pop(key).progress]
+        if self._older is not None:
+            parts.append(self._older)
+        self._older = sum_progress(parts, name="older", elapsed=0.0)
 
     def task(self, task_id: str) -> FileUploadTask:
         """
         Return one upload as it stands.
 
         Raises:
-            KeyError: No event of it was seen.
+            KeyError: No event of it was seen, or it ended long ago.
         """
         with self._lock:
             return self._task(self._last[task_id])
 
     @property
     def tasks(self) -> tuple[FileUploadTask, ...]:
-        """All uploads, in the order in which they began."""
+        """Those that are kept, in the order in which they began."""
         with self._lock:
             return tuple(self._task(event) for event in self._last.values())
 
@@ -358,6 +374,8 @@ class ProgressTracker:
         """
         with self._lock:
             parts = [event.progress for event in self._last.values()]
+            if self._older is not None:
+                parts.append(self._older)
         return sum_progress(parts, name=name, elapsed=time.monotonic() - self._started)
 
 
