@@ -61,6 +61,8 @@ _T = TypeVar("_T")
 _BYTES_INTERVAL: Final = 0.02
 # Seconds that clearing up after a failed or cancelled upload may take.
 _CLEAR_UP: Final = 10.0
+# Streams that wait for their data and still leave each other memory.
+_STREAMS: Final = 4
 # Bytes of a file in one chunk up to which no session is made, unless asked for.
 _NO_SESSION: Final = MIB
 # Tries of the first contact: a wrong port should not take a minute to tell.
@@ -256,8 +258,9 @@ class Engine:
         """
         chunk_size, budget = self._policy.chunk_size, self._policy.memory_budget
         if not self._source.rereadable:
-            # What cannot be read again is held until it has arrived.
-            chunk_size = min(chunk_size, budget)
+            # What cannot be read again is held until it has arrived, and while its
+            # data is waited for: some memory is left for other uploads.
+            chunk_size = min(chunk_size, max(1, budget // _STREAMS))
         plan = plan_chunks(
             spec.size, chunk_size, capabilities, where=self._shared.shown
         )
