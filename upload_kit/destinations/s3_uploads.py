@@ -243,6 +243,7 @@ class MultipartUpload(_Upload):
             stored = await self._done_before(receipts, tried=tried)
             if stored is None:
                 raise self._exists() from error
+        assert stored is not None
         return await self._compared(stored, receipts)
 
     async def _done_before(
