@@ -17,7 +17,10 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.flow import CountingFlow, body_of, chunk_of
+from tests.servers.gemini import KEY as GEMINI_KEY
+from tests.servers.gemini import GeminiServer
 from tests.servers.nginx import NginxServer
+from tests.servers.s3 import BUCKET, S3Server
 from upload_kit.bodies import BufferedBody
 from upload_kit.config import ConnectionOptions
 from upload_kit.destinations.memory import memory_folder
@@ -386,7 +389,8 @@ class DestinationSuite(ArrivalSuite):
     ) -> None:
         """Though whoever completes it believes that all are there."""
         sent = await self.begin(destination)
-        if len(sent.chunks) == 1:
+        in_order = (await self.capabilities(destination)).lanes is not None
+        if len(sent.chunks) == 1 or in_order:
             return
         await sent.put(0, 1, 2, 3, 5)
         sent.receipts[4] = Receipt(index=4, size=CHUNK)
@@ -775,6 +779,80 @@ class TestPutFound(PutPlace, ArrivalSuite):
     """An nginx at an `http://` URL that says nothing of a protocol."""
 
     scheme = ""
+
+
+class TestGemini(DestinationSuite):
+    """The scripted Gemini Files API; a file there is published with its last chunk."""
+
+    @pytest.fixture
+    async def place(self, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Place]:
+        monkeypatch.setenv("GEMINI_API_KEY", GEMINI_KEY)
+        async with GeminiServer(granularity=None, commit=1) as server:
+            yield Place(
+                url=server.destination,
+                files=lambda: sorted(
+                    (file["displayName"], server.contents[name])
+                    for name, file in server.files.items()
+                ),
+                litter=lambda: [
+                    session.id
+                    for session in server.sessions.values()
+                    if session.status == "active"
+                ],
+                one_name_one_file=False,
+            )
+
+    async def test_file_of_other_bytes_is_not_published(
+        self, destination: Destination, place: Place
+    ) -> None:
+        """It is deleted again, so that the upload must begin anew."""
+        sent = await self.begin(destination)
+        await sent.put()
+        with pytest.raises(IntegrityError):
+            await sent.complete(sha256="0" * 64)
+        assert place.files() == []
+        with pytest.raises(RemoteGone):
+            await sent.remote.held()
+
+
+@pytest.fixture(scope="module")
+def s3(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[S3Server]:
+    if reason := S3Server.missing(request.param):
+        pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("s3") / "store"
+    with S3Server(request.param, folder, min_part=1) as server:
+        yield server
+
+
+class S3Place:
+    more = ""
+
+    @pytest.fixture
+    def place(
+        self, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> Place:
+        for name, value in s3.environment.items():
+            monkeypatch.setenv(name, value)
+        prefix = f"{tmp_path.name}/"
+        return Place(
+            url=f"s3://{BUCKET}/{prefix}?min_part=1{self.more}",
+            files=lambda: s3.objects(prefix),
+            litter=lambda: s3.unfinished(prefix),
+        )
+
+
+@pytest.mark.parametrize("s3", ["moto"], indirect=True)
+class TestS3(S3Place, DestinationSuite):
+    """moto, which takes small parts, and checks no digest."""
+
+    more = "&md5=off"
+
+
+@pytest.mark.parametrize("s3", ["rclone"], indirect=True)
+class TestS3Elsewhere(S3Place, ArrivalSuite):
+    """What rclone serves, which knows no conditions."""
 
 
 HIDDEN: Final = "s3cr3t"

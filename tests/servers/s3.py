@@ -40,9 +40,12 @@ class S3Server:
         kind: `moto` (an emulator), `rclone` or `weed` (SeaweedFS).
 
         folder: What it stores to.
+
+        min_part: Bytes of a part at least, where moto is to take less than Amazon does.
     """
 
-    def __init__(self, kind: str, folder: Path) -> None:
+    def __init__(self, kind: str, folder: Path, *, min_part: int | None = None) -> None:
+        self._min_part = min_part
         self.kind = kind
         self.folder = folder
         self.url = ""
@@ -87,6 +90,44 @@ class S3Server:
             aws_secret_access_key=SECRET_KEY,
         )
 
+    def objects(self, prefix: str) -> list[tuple[str, bytes]]:
+        """Return names and bytes of what stands below a prefix, in order."""
+        client = self.client()
+        try:
+            pages = client.get_paginator("list_objects_v2").paginate(
+                Bucket=BUCKET, Prefix=prefix
+            )
+            keys = [
+                found["Key"] for page in pages for found in page.get("Contents", [])
+            ]
+            return [
+                (key.removeprefix(prefix), self._read(client, key))
+                for key in sorted(keys)
+            ]
+        finally:
+            client.close()
+
+    def _read(self, client: Any, key: str) -> bytes:
+        content: bytes = client.get_object(Bucket=BUCKET, Key=key)["Body"].read()
+        return content
+
+    def unfinished(self, prefix: str) -> list[str]:
+        """Return the keys below a prefix that have a multipart upload."""
+        from botocore.exceptions import ClientError
+
+        client = self.client()
+        try:
+            found = client.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "NoSuchUpload":
+                raise
+            # So rclone says that there are none.
+            return []
+        finally:
+            client.close()
+        keys = [upload["Key"] for upload in found.get("Uploads", [])]
+        return [key for key in keys if key.startswith(prefix)]
+
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         for _ in range(_TRIES - 1):
@@ -107,6 +148,7 @@ class S3Server:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env={**os.environ, **self._limits()},
             )
         try:
             self._await_ready()
@@ -132,6 +174,14 @@ class S3Server:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(10)
+
+    def _limits(self) -> dict[str, str]:
+        if self._min_part is None:
+            return {}
+        return {
+            "S3_UPLOAD_PART_MIN_SIZE": str(self._min_part),
+            "MOTO_S3_DEFAULT_KEY_BUFFER_SIZE": str(5 * 1024 * 1024),
+        }
 
     def _command(self, ports: list[int]) -> list[str]:
         if self.kind == "moto":

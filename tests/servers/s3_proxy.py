@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections import Counter
 from dataclasses import dataclass
@@ -48,6 +49,12 @@ class Fault:
 
     times: int = 1
     """How often."""
+
+    after: int = 0
+    """How many go well before."""
+
+    hang: bool = False
+    """The request is taken, and nothing more happens."""
 
     status: int | None = None
     """The answer; None to break the connection off."""
@@ -131,6 +138,9 @@ class S3Proxy:
         fault = self._fault(seen.operation)
         if fault is None:
             return await self._forward(request, body)
+        if fault.hang:
+            # Ends with the test.
+            await asyncio.Event().wait()
         if fault.lie is not None:
             return web.Response(headers={"ETag": fault.lie})
         if fault.body is not None:
@@ -143,9 +153,13 @@ class S3Proxy:
 
     def _fault(self, operation: str) -> Fault | None:
         for fault in self.faults:
-            if fault.operation == operation and fault.times > 0:
-                fault.times -= 1
-                return fault
+            if fault.operation != operation or fault.times == 0:
+                continue
+            if fault.after > 0:
+                fault.after -= 1
+                continue
+            fault.times -= 1
+            return fault
         return None
 
     async def _forward(

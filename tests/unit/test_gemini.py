@@ -118,7 +118,7 @@ async def test_every_layer_uploads_and_compares_digests(
 
 
 @given(
-    size=st.integers(0, 40 * KIB),
+    size=st.integers(0, 20 * KIB),
     granularity=st.sampled_from([1, 1000, 4096, 10_000]),
     chunk_size=st.integers(1500, 9000),
     cuts=st.lists(st.integers(0, 4096), max_size=3),

@@ -310,7 +310,12 @@ class GeminiUpload:
         """Delete a file that nobody can use, so that a resume begins anew."""
         self._spoilt = error
         await self._api.delete(self._name)
+        self._forget()
         raise error
+
+    def _forget(self) -> None:
+        """Believe nothing any more: the service is to be asked."""
+        self._file = self._received = None
 
     async def _processed(self) -> dict[str, Any]:
         """Return the file once it is active."""
@@ -343,3 +348,4 @@ class GeminiUpload:
         """Cancel the upload, or delete the file; see `RemoteUpload.abort`."""
         if self._file is not None or await self._api.cancel(self._ticket):
             await self._api.delete(self._name)
+        self._forget()

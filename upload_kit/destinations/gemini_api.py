@@ -88,7 +88,7 @@ class GeminiApi:
         name = f"files/upload-kit-{secrets.token_hex(12)}"
         facts = {
             "name": name,
-            "displayName": spec.name[:_DISPLAY_NAME],
+            "displayName": _unicode(spec.name)[:_DISPLAY_NAME],
             "mimeType": spec.content_type,
             "sizeBytes": str(spec.size),
         }
@@ -303,6 +303,11 @@ def decode_sha256(field: str | None) -> str | None:
     except (binascii.Error, ValueError) as error:
         raise RemoteRejected(f"Not the SHA-256 of a file: {field!r}.") from error
     return digest.hex()
+
+
+def _unicode(name: str) -> str:
+    """Return a file name without what is no Unicode in it."""
+    return name.encode("utf-8", "replace").decode()
 
 
 def _count(field: str) -> int:

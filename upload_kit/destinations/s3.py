@@ -31,7 +31,7 @@ from upload_kit.errors import (
 )
 from upload_kit.locations import safe_relative_name
 from upload_kit.planning import Capabilities
-from upload_kit.units import GIB, MIB
+from upload_kit.units import GIB, MIB, parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,8 +51,11 @@ _LIMITS: Final = Capabilities(
     checksums=frozenset({"sha256"}),
 )
 _SETTINGS: Final = ("endpoint_url", "region", "profile", "addressing_style")
-_PARAMETERS: Final = (*_SETTINGS, "md5")
-_HEADER_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)
+_PARAMETERS: Final = (*_SETTINGS, "md5", "min_part")
+# Control characters cannot stand in XML, nor lone surrogates in UTF-8.
+_NO_KEY: Final = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+# What cannot stand in a header's name, and what can stand in its value.
+_UNFIT: Final = re.compile(r"[^!#$%&'*+.^_`|~0-9A-Za-z-]", re.ASCII)
 _PLAIN: Final = re.compile(r"[!-~]([ -~]*[!-~])?", re.ASCII)
 
 
@@ -77,24 +80,35 @@ class S3Destination:
         )
         prefix = location.path.strip("/")
         self._prefix = f"{prefix}/" if prefix else ""
-        self._md5 = settings.get("md5") != "off"
+        md5 = settings.get("md5") != "off"
+        self._limits = replace(
+            _LIMITS,
+            min_chunk=parse_size(settings.get("min_part", _LIMITS.min_chunk)),
+            # With no digest to compare nothing is known of what the service checked.
+            checksums=_LIMITS.checksums if md5 else frozenset(),
+        )
         self._bucket = S3Bucket(
             Wire(replace(options, token=None, headers=others)),
             location.host,
             S3Settings(**{name: settings.get(name) for name in _SETTINGS}),
             extra=signed,
-            md5=self._md5,
+            md5=md5,
         )
 
     async def negotiate(self, spec: UploadSpec) -> Capabilities:
         """Look for credentials, and tell the limits of S3."""
-        safe_relative_name(spec.name)
+        self._key(spec)
         await self._bucket.access()
-        # Without a digest to compare nothing can be said of what the service checked.
-        return _LIMITS if self._md5 else replace(_LIMITS, checksums=frozenset())
+        return self._limits
 
     def _key(self, spec: UploadSpec) -> str:
-        return self._prefix + safe_relative_name(spec.name)
+        key = self._prefix + safe_relative_name(spec.name)
+        if _NO_KEY.search(key):
+            raise ConfigurationError(
+                f"Not a key of S3: {key[:200]!r}.",
+                hint="Give another one with name=...",
+            )
+        return key
 
     async def open(self, spec: UploadSpec, plan: Plan) -> SinglePut | MultipartUpload:
         """Begin an upload; a file of one chunk needs no request for that."""
@@ -181,12 +195,11 @@ def _settings(location: Location, options: ConnectionOptions) -> Mapping[str, st
 
 def _readable(metadata: Mapping[str, str]) -> dict[str, str]:
     """Return metadata as headers can hold it. Source: RFC 2047, as S3 reads it."""
-    readable = {}
-    for name, value in metadata.items():
-        if not _HEADER_NAME.fullmatch(name):
-            raise ConfigurationError(f"Not a name of S3 metadata: {name!r}.")
-        if not _PLAIN.fullmatch(value):
-            encoded = base64.b64encode(value.encode()).decode("ascii")
-            value = f"=?UTF-8?B?{encoded}?="  # noqa: PLW2901 (the same value, encoded)
-        readable[name] = value
-    return readable
+    return {_UNFIT.sub("-", name): _encoded(text) for name, text in metadata.items()}
+
+
+def _encoded(text: str) -> str:
+    if _PLAIN.fullmatch(text):
+        return text
+    encoded = base64.b64encode(text.encode("utf-8", "replace")).decode("ascii")
+    return f"=?UTF-8?B?{encoded}?="

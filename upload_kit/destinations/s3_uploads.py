@@ -14,6 +14,7 @@ from upload_kit.destinations.s3_xml import encode_digest
 from upload_kit.errors import (
     ConfigurationError,
     IntegrityError,
+    OffsetConflict,
     RemoteError,
     RemoteGone,
     RemoteRejected,
@@ -181,11 +182,14 @@ class MultipartUpload(_Upload):
         self._plan = plan
         self._id = token.upload_id
         self._listed = parts
+        self._stored: RemoteObject | None = None
+        self._aborted = False
         # Requests with a part that ended without an answer.
         self._loose = 0
 
     async def held(self) -> Sequence[Receipt]:
         """List the parts; see `RemoteUpload.held`."""
+        self._require_alive()
         parts, self._listed = self._listed, None
         if parts is None:
             parts = await self._bucket.parts(self._key, self._id)
@@ -206,12 +210,14 @@ class MultipartUpload(_Upload):
 
     async def put(self, chunk: ChunkMetadata, body: ChunkBody) -> Receipt:
         """Store one part; see `RemoteUpload.put`."""
+        self._require_alive()
         if chunk.index >= MAX_PARTS:
             raise RemoteRejected(
                 f"{self._location} has more than {MAX_PARTS} parts.",
                 hint="Give the size beforehand, or a larger chunk_size.",
             )
         digest = await body.digest("sha256")
+        self._listed = None
         self._loose += 1
         etag = await self._bucket.put_part(self._key, self._id, chunk.index + 1, body)
         self._loose -= 1
@@ -228,6 +234,11 @@ class MultipartUpload(_Upload):
         The service computes a digest of all parts' digests, in their order, so that the
         whole object is proved without reading it again.
         """
+        if self._stored is not None:
+            return self._stored
+        self._require_alive()
+        if any(receipt.tag is None for receipt in receipts):
+            raise OffsetConflict(f"Not all parts of {self._location} are known.")
         tried, self._tried = self._tried, True
         try:
             stored: Stored | None = await self._bucket.complete(
@@ -244,7 +255,12 @@ class MultipartUpload(_Upload):
             if stored is None:
                 raise self._exists() from error
         assert stored is not None
-        return await self._compared(stored, receipts)
+        self._stored = await self._compared(stored, receipts)
+        return self._stored
+
+    def _require_alive(self) -> None:
+        if self._aborted:
+            raise RemoteGone(f"The upload to {self._location} was aborted.")
 
     async def _done_before(
         self, receipts: Sequence[Receipt], *, tried: bool
@@ -286,6 +302,7 @@ class MultipartUpload(_Upload):
 
     async def abort(self) -> None:
         """Throw the parts away until none is left; see `RemoteUpload.abort`."""
+        self._aborted = True
         for _ in range(_ABORTS):
             await self._bucket.abort(self._key, self._id)
             if self._loose:

@@ -141,10 +141,21 @@ def failure(reply: Reply) -> UploadKitError | None:
         return None
     error = _parse(reply.body)
     if error is None or error.name != "Error":
-        return None if done else reply.error()
+        return None if done else _foreign(reply)
     code = error.text("Code")
     words = error.text("Message") or "(no explanation)"
     return _error(reply, code, f"S3 answered {reply.status} {code}: {words}")
+
+
+def _foreign(reply: Reply) -> UploadKitError:
+    """Return the error of an answer that is not in S3's own words."""
+    error = reply.error()
+    # HEAD has no words; whoever else says 404 does not speak of our upload.
+    if isinstance(error, RemoteGone) and reply.method != "HEAD":
+        return RemoteRejected(
+            error.message, status=reply.status, hint="Check the endpoint."
+        )
+    return error
 
 
 def _error(reply: Reply, code: str, message: str) -> UploadKitError:
