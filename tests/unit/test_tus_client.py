@@ -708,6 +708,43 @@ async def test_parts_that_cannot_all_begin_leave_nothing(server: ScriptedTus) ->
     assert server.uploads == {}
 
 
+async def test_parts_that_fail_are_all_removed(server: ScriptedTus) -> None:
+    """A failed upload in parts leaves none of them behind."""
+    server.on("PATCH", None, Fault(status=400))
+    with pytest.raises(RemoteRejected):
+        await _parallel(server, "?parts=4").upload_file(_data(8 * CHUNK))
+    assert server.uploads == {}
+    assert server.count("DELETE") == 4
+
+
+async def test_what_cannot_be_removed_is_no_second_failure(
+    server: ScriptedTus,
+) -> None:
+    """Why the upload failed is told, and not why clearing up after it failed."""
+    server.on("PATCH", Fault(status=415))
+    server.on("DELETE", Fault(status=500))
+    with pytest.raises(RemoteRejected, match="415"):
+        await _chunked(server).upload_file(_data(BIG))
+
+
+async def test_a_small_file_that_fails_is_removed(server: ScriptedTus) -> None:
+    """What a refused rest leaves of a small file is removed."""
+    server.checksums = ()
+    server.on("POST", Fault(take=2))
+    server.on("PATCH", Fault(status=400))
+    with pytest.raises(RemoteRejected):
+        await _chunked(server).upload_file(b"hello")
+    assert server.uploads == {}
+
+
+async def test_a_refusal_to_join_is_told(server: ScriptedTus) -> None:
+    """A server that will never join the parts says so, and they are removed."""
+    server.on("POST", *[None] * 4, Fault(status=400))
+    with pytest.raises(RemoteRejected, match="400"):
+        await _parallel(server, "?parts=4").upload_file(_data(8 * CHUNK))
+    assert server.uploads == {}
+
+
 async def test_a_part_that_is_gone_begins_the_file_anew(server: ScriptedTus) -> None:
     """Without one of its parts the whole cannot be joined."""
     server.on("PATCH", Fault(forget=True))
