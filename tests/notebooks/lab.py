@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
+import logging
 import shutil
 import socket
 import subprocess
@@ -13,11 +13,16 @@ import time
 import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
+from playwright.sync_api import TimeoutError as PatienceError
+from playwright.sync_api import sync_playwright
+
+from tests.notebooks.kernel import kernel_environment
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from playwright.sync_api import BrowserContext, Page
+    from playwright.sync_api import BrowserContext, Locator, Page
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser")
 TOKEN: Final = "tok"
@@ -31,7 +36,23 @@ _FLAGS: Final = (
     "--disable-sync",
     "--disable-dev-shm-usage",
 )
-_PATIENCE: Final = 30.0
+_PATIENCE: Final = 40.0
+# Cells are drawn anew now and then, so that the whole page is watched for the prompt.
+_WATCH_PROMPT: Final = """index => {
+  const prompt = () => document.querySelectorAll('.jp-Notebook .jp-CodeCell')[index]
+    ?.querySelector('.jp-InputPrompt')?.innerText
+  const before = prompt()
+  const look = () => {
+    const now = prompt()
+    if (now !== before && /[*0-9]/.test(now)) {
+      window.promptChanged = true
+      observer.disconnect()
+    }
+  }
+  window.promptChanged = false
+  const observer = new MutationObserver(look)
+  observer.observe(document.body, {childList: true, characterData: true, subtree: true})
+}"""
 
 
 class Lab:
@@ -72,15 +93,16 @@ class Lab:
                 f"--IdentityProvider.token={TOKEN}",
                 f"--ServerApp.root_dir={self.notebooks}",
             ],
-            env={
-                **os.environ,
-                "JUPYTER_CONFIG_DIR": str(folder / "config"),
-                "JUPYTER_DATA_DIR": str(folder / "data"),
-                "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
-                "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-                "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-                **environment,
-            },
+            env=kernel_environment(
+                {
+                    "JUPYTER_CONFIG_DIR": str(folder / "config"),
+                    "JUPYTER_DATA_DIR": str(folder / "data"),
+                    "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+                    "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+                    "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+                    **environment,
+                }
+            ),
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
@@ -148,8 +170,6 @@ class Lab:
 @contextlib.contextmanager
 def open_browser(profile: Path) -> Iterator[BrowserContext]:
     """Start Chromium with an empty profile."""
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             str(profile),
@@ -159,10 +179,18 @@ def open_browser(profile: Path) -> Iterator[BrowserContext]:
             args=list(_FLAGS),
         )
         context.set_default_timeout(1000 * _PATIENCE)
+        page = context.pages[0]
+        page.add_locator_handler(page.locator(".jp-Dialog"), _answer)
         try:
             yield context
         finally:
             context.close()
+
+
+def _answer(dialog: Locator) -> None:
+    """Take what a dialog suggests; a busy server makes the page ask for a kernel."""
+    logging.getLogger("lab").warning("JupyterLab asked: %s", dialog.inner_text())
+    dialog.locator(".jp-mod-accept").click()
 
 
 class Notebook:
@@ -213,18 +241,14 @@ class Notebook:
     def run(self, index: int) -> None:
         """Run a cell; it need not be done afterwards."""
         cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
-        before = cell.locator(".jp-InputPrompt").inner_text()
+        # Watched, not compared afterwards: a new kernel counts from 1 again.
+        self.page.evaluate(_WATCH_PROMPT, index)
         for _ in range(5):
             cell.locator(".jp-InputArea-editor").click()
-            self.page.keyboard.press("Control+Enter")
-            with contextlib.suppress(Exception):
-                self.page.wait_for_function(
-                    "([index, before]) => document.querySelectorAll("
-                    "'.jp-Notebook .jp-CodeCell')[index]"
-                    ".querySelector('.jp-InputPrompt').innerText !== before",
-                    arg=[index, before],
-                    timeout=3000,
-                )
+            if not self.page.evaluate("window.promptChanged"):
+                self.page.keyboard.press("Control+Enter")
+            with contextlib.suppress(PatienceError):
+                self.page.wait_for_function("window.promptChanged", timeout=5000)
                 return
         raise AssertionError(f"Cell {index} did not run.")
 
@@ -233,12 +257,16 @@ class Notebook:
         cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
         return cell.locator(".jp-Cell-outputWrapper")
 
-    def save(self) -> None:
-        """Save the notebook, and wait until it is on the disk."""
+    def save(self) -> Any:
+        """Save the notebook, and return what is on the disk then."""
         path = self.lab.notebooks / self.name
         before = path.stat().st_mtime_ns
         self.page.keyboard.press("Control+s")
         deadline = time.monotonic() + _PATIENCE
-        while path.stat().st_mtime_ns == before:
-            assert time.monotonic() < deadline, "The notebook was not saved."
+        while time.monotonic() < deadline:
+            if path.stat().st_mtime_ns != before:
+                # It is not written in one go.
+                with contextlib.suppress(json.JSONDecodeError):
+                    return json.loads(path.read_text())
             time.sleep(0.05)
+        raise AssertionError("The notebook was not saved.")
