@@ -240,7 +240,7 @@ class Engine:
         )
 
     async def _upload(self) -> tuple[RemoteObject, Verification]:
-        await self._source.open()
+        await self._source.open(self._policy.read_timeout)
         self.state.total = self._source.size
         spec = await describe(self._source, self._request, self._policy)
         self._enter(Stage.PLANNING)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import socket
 import sys
 from pathlib import Path
@@ -12,10 +13,17 @@ from typing import TYPE_CHECKING, Final, cast
 
 import pytest
 
+from tests.servers.held_files import HeldFile
+from tests.servers.knobs import KnobServer
 from tests.servers.tcp import TcpServer
 from upload_kit.config import ConnectionOptions
 from upload_kit.destinations.wire import Wire
-from upload_kit.errors import RemoteUnavailable
+from upload_kit.errors import RemoteUnavailable, SourceError
+from upload_kit.sources import FileSource
+from upload_kit.threads import in_thread
+from upload_kit.units import MIB
+from upload_kit.uploaders.chunked import ChunkedUploader
+from upload_kit.uploaders.resumable import ResumableUploader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
 # Seconds: a wait that has no limit would fail the test after them.
 _PATIENCE: Final = 20.0
 _LIMIT: Final = 0.3
+_CHUNK: Final = 300_000
 _ROOT: Final = Path(__file__).parent.parent.parent
 _HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n"
 
@@ -177,3 +186,108 @@ async def test_name_that_does_not_resolve(
     assert asked
     assert out.decode().startswith("RemoteUnavailable: ")
     assert said in out.decode()
+
+
+class TestDisk:
+    @pytest.fixture
+    async def server(self) -> AsyncIterator[KnobServer]:
+        async with KnobServer() as server:
+            yield server
+
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        path = tmp_path / "big.bin"
+        path.write_bytes(random.Random(1).randbytes(10 * _CHUNK))
+        return path
+
+    async def test_file_that_does_not_open(
+        self, server: KnobServer, path: Path
+    ) -> None:
+        """A disk that hangs ends an upload before it began."""
+        up = ChunkedUploader(server.url, read_timeout=_LIMIT, history=False)
+        with HeldFile(path, opens=True), pytest.raises(SourceError, match=r"0\.3 s"):
+            await asyncio.wait_for(up.upload_file(path), _PATIENCE)
+        assert server.seen == []
+        assert (await up.upload_file(path)).success
+
+    @pytest.mark.parametrize(
+        "memory", [pytest.param(64 * MIB, id="held"), pytest.param(1, id="streamed")]
+    )
+    async def test_file_that_hangs_on_its_way(
+        self, server: KnobServer, path: Path, tmp_path: Path, memory: int
+    ) -> None:
+        """It ends with the session to go on with once the disk works again."""
+        up = ResumableUploader(
+            server.url,
+            chunk_size=_CHUNK,
+            max_parallel=1,
+            read_timeout=_LIMIT,
+            memory_budget=memory,
+            compression="off",
+            session_dir=tmp_path / "sessions",
+        )
+        with HeldFile(path, spared=8) as disk:
+            with pytest.raises(SourceError, match=r"gave nothing for 0\.3 s") as raised:
+                await asyncio.wait_for(up.upload_file(path), _PATIENCE)
+            assert disk.held.is_set()
+            session_id = raised.value.session_id
+            assert session_id is not None
+            with pytest.raises(SourceError) as again:
+                await up.upload_file_resumable(path, session_id)
+            assert again.value.session_id == session_id
+        result = await up.upload_file_resumable(path, session_id)
+        assert result.success
+        assert result.bytes_resumed > 0
+
+    async def test_disk_that_hangs_takes_no_thread_from_others(
+        self, path: Path
+    ) -> None:
+        """However many reads hang, other disks are read, and digests computed."""
+        with HeldFile(path):
+            sources = [FileSource(path) for _ in range(50)]
+            async with asyncio.timeout(_PATIENCE), asyncio.TaskGroup() as group:
+                for source in sources:
+                    group.create_task(self.refused(source))
+            assert await asyncio.wait_for(in_thread(lambda: 1), _PATIENCE) == 1
+        for source in sources:
+            await source.aclose()
+
+    @staticmethod
+    async def refused(source: FileSource) -> None:
+        with pytest.raises(SourceError):
+            await source.open(_LIMIT)
+
+    async def test_program_ends_though_a_disk_hangs(self, tmp_path: Path) -> None:
+        """A thread that never comes back keeps no program from its end."""
+        os.mkfifo(tmp_path / "fifo")
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            _READ_FOR_EVER,
+            str(tmp_path / "fifo"),
+            stdout=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(_ROOT)},
+        )
+        try:
+            out, _ = await asyncio.wait_for(process.communicate(), _PATIENCE)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+        assert out == b"TimeoutError\n"
+        assert process.returncode == 0
+
+
+# Opening a FIFO waits for its other end, as opening a file waits for a dead disk.
+_READ_FOR_EVER: Final = """
+import asyncio, sys
+from upload_kit.threads import in_thread
+
+async def main():
+    try:
+        async with asyncio.timeout(0.2):
+            await in_thread(open, sys.argv[1], "rb")
+    except TimeoutError as error:
+        print(type(error).__name__, flush=True)
+
+asyncio.run(main())
+"""
