@@ -57,9 +57,9 @@ def require_python(package: str) -> None:
         pytest.skip(f"{package} is not installed: the group `peers` of pyproject.toml")
 
 
-def node_command(script: str) -> list[str]:
-    """Return how a script of tests/peers is run, its imports found in .venv/npm."""
-    return ["node", "--input-type=module", "-e", (_SCRIPTS / script).read_text()]
+def node_command(script: Path) -> list[str]:
+    """Return how a script is run, its imports found in .venv/npm."""
+    return ["node", "--input-type=module", "-e", script.read_text()]
 
 
 class PeerServer:
@@ -132,7 +132,7 @@ def tuspyserver(folder: Path) -> PeerServer:
 def tus_node_server(folder: Path) -> PeerServer:
     """Return `@tus/server` over a folder."""
     require_npm()
-    return PeerServer(folder, programs.node_command("tus_server.mjs"))
+    return PeerServer(folder, node_command(programs.SCRIPTS / "tus_server.mjs"))
 
 
 class TusJs:
@@ -169,7 +169,7 @@ async def tus_js(file: Path, endpoint: str, **options: Any) -> AsyncIterator[Tus
     require_npm()
     given = {"endpoint": endpoint, "file": str(file), **options}
     process = await asyncio.create_subprocess_exec(
-        *node_command("tus_client.mjs"),
+        *node_command(_SCRIPTS / "tus_client.mjs"),
         json.dumps(given),
         cwd=_NPM,
         stdin=subprocess.DEVNULL,

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _BIN: Final = Path(sys.executable).parent
-_HERE: Final = Path(__file__).parent
+SCRIPTS: Final = Path(__file__).parent
+"""What Node runs."""
 _SECONDS: Final = 300.0
 _EXTRA: Final = "pip install 'upload_kit[peers]'"
 # What each needs: a package of Python, a program, or a package from npm.
@@ -58,7 +59,7 @@ def npm_folder() -> Path:
 
 def node_command(script: str) -> list[str]:
     """Return how a script of this folder is run; in `npm_folder()`, for its imports."""
-    return ["node", "--input-type=module", "-e", (_HERE / script).read_text()]
+    return ["node", "--input-type=module", "-e", (SCRIPTS / script).read_text()]
 
 
 def missing(name: str) -> str | None:
