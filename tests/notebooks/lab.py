@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import shutil
 import socket
 import subprocess
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from playwright.sync_api import BrowserContext, Locator, Page
+    from playwright.sync_api import BrowserContext, Page
 
 CHROMIUM: Final = shutil.which("chromium") or shutil.which("chromium-browser")
 TOKEN: Final = "tok"
@@ -179,18 +178,10 @@ def open_browser(profile: Path) -> Iterator[BrowserContext]:
             args=list(_FLAGS),
         )
         context.set_default_timeout(1000 * _PATIENCE)
-        page = context.pages[0]
-        page.add_locator_handler(page.locator(".jp-Dialog"), _answer)
         try:
             yield context
         finally:
             context.close()
-
-
-def _answer(dialog: Locator) -> None:
-    """Take what a dialog suggests; a busy server makes the page ask for a kernel."""
-    logging.getLogger("lab").warning("JupyterLab asked: %s", dialog.inner_text())
-    dialog.locator(".jp-mod-accept").click()
 
 
 class Notebook:
@@ -233,10 +224,22 @@ class Notebook:
         self.wait_until_idle()
 
     def wait_until_idle(self) -> None:
-        """Wait until the kernel has nothing to do."""
-        self.page.wait_for_selector(
-            '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
-        )
+        """
+        Wait until the kernel has had nothing to do for a moment.
+
+        On a busy machine the page may not find the kernel that runs, and ask for one:
+        it gets what it suggests. A cell that ran before that is settled would be lost.
+        """
+        asked = self.page.locator(".jp-Dialog .jp-mod-accept")
+        idle = self.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        deadline = time.monotonic() + _PATIENCE
+        settled = 0
+        while settled < 5:
+            assert time.monotonic() < deadline, "The kernel did not come to rest."
+            self.page.wait_for_timeout(200)
+            settled = settled + 1 if idle.count() and not asked.count() else 0
+            if asked.count():
+                asked.click()
 
     def run(self, index: int) -> None:
         """Run a cell; it need not be done afterwards."""
