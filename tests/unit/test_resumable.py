@@ -670,3 +670,17 @@ class TestHistory:
         file.write_bytes(b"this is no database" * 100)
         result = await make(history=file).upload_file(path)
         assert result.success
+
+
+async def test_sessions_that_are_kept_tell_what_arrived(
+    make: Make, path: Path, tmp_path: Path
+) -> None:
+    """With `keep_sessions` every file has a session, small or large, and keeps it."""
+    (tmp_path / "small.bin").write_bytes(b"x")
+    up = make(keep_sessions=True)
+    done = [await up.upload_file(one) for one in (path, tmp_path / "small.bin")]
+    left = {session.session_id: session.status for session in await up.sessions()}
+    assert left == {str(one.session_id): UploadStatus.COMPLETE for one in done}
+    # What is complete is not gone on with: the same file again is another upload.
+    again = await up.upload_file(path)
+    assert again.session_id not in left

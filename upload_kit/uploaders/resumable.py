@@ -57,6 +57,10 @@ class ResumableUploader(ParallelUploader):
         session_ttl: Seconds until a session expires that nobody goes on with; None for
             never.
 
+        keep_sessions: Make a session of every file, also of a small one, and keep those
+            of completed uploads until they expire or are removed. So whoever is killed
+            learns afterwards what had arrived.
+
         cleanup_interval: Seconds between two removals of expired sessions, while the
             uploader is used as a context.
 
@@ -87,6 +91,7 @@ class ResumableUploader(ParallelUploader):
         *,
         session_dir: str | os.PathLike[str] | None = None,
         session_ttl: float | None = DEFAULT_SESSION_TTL,
+        keep_sessions: bool = False,
         cleanup_interval: float = DEFAULT_CLEANUP_INTERVAL,
         bandwidth_limit: float | None = None,
         throttle: BandwidthThrottle | None = None,
@@ -95,6 +100,7 @@ class ResumableUploader(ParallelUploader):
         **options: Unpack[UploaderOptions],
     ) -> None:
         self._compression = _compression(compression)
+        self._keep_sessions = keep_sessions
         super().__init__(destination, max_parallel=max_parallel, **options)
         self._session_dir = session_dir
         self._session_ttl = session_ttl
@@ -110,11 +116,16 @@ class ResumableUploader(ParallelUploader):
             whole_digest=True,
             compression=self._compression,
             keep_on_failure=True,
+            always_session=self._keep_sessions,
         )
 
     def _make_keeper(self, destination: str) -> Keeper:
         place = self._session_dir or default_session_dir() / "sessions"
-        manager = SessionManager(open_store(place), ttl=self._session_ttl)
+        manager = SessionManager(
+            open_store(place),
+            ttl=self._session_ttl,
+            keep_completed=self._keep_sessions,
+        )
         return Keeper(manager, destination)
 
     @property
@@ -148,7 +159,7 @@ class ResumableUploader(ParallelUploader):
         """
         opened, request = read_options(source, options)
         async with self._session_keeper() as keeper:
-            await opened.open(self.policy().read_timeout)
+            await opened.open()
             try:
                 if not opened.rereadable:
                     raise SourceError(
