@@ -60,6 +60,16 @@ class Stage(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Leg(StrEnum):
+    """Which part of the way a line is about, where a server sends files on."""
+
+    RECEIVING = "receiving"
+    """From the client to the server."""
+
+    FORWARDING = "forwarding"
+    """From the server to the destination behind it."""
+
+
 class Verification(StrEnum):
     """How far the remote's bytes were compared with ours; the strongest one holds."""
 
@@ -412,6 +422,9 @@ class StreamingProgress(Record):
 
     chunk: int | None = None
     """The chunk it happened to."""
+
+    leg: Leg | None = None
+    """Which part of the way it is about, of a file that a server sends on."""
 
     error: str | None = None
     """The cause of a retry or a failure."""

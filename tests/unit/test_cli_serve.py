@@ -13,7 +13,8 @@ import pytest
 
 from tests.shell import Shell
 from upload_kit.cli.serve import make_config, serve
-from upload_kit.server.config import ServerConfig
+from upload_kit.config import Secret
+from upload_kit.server.config import Forwarding, ForwardName, ServerConfig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,6 +164,35 @@ def test_tokens_are_hidden(shell: Shell, tmp_path: Path) -> None:
     assert "hunter2" not in shown.out
 
 
+def test_forwarding_keeps_its_secrets(shell: Shell, tmp_path: Path) -> None:
+    """Where files go on to is set like the rest; its secrets never stand in clear."""
+    (tmp_path / "token").write_text("hunter2\n")
+    config = config_of(
+        *("--forward", "s3://bucket/in/", "--forward-names", "unique"),
+        *("--forward-token-file", str(tmp_path / "token"), "--forward-remove"),
+    )
+    assert config.forward == Forwarding(
+        url=Secret("s3://bucket/in/"),
+        token=Secret("hunter2"),
+        names=ForwardName.UNIQUE,
+        remove=True,
+    )
+    assert "hunter2" not in repr(config)
+    for name, value in (("", "http://u:hunter2@h/"), ("-token", "hunter2")):
+        refused = shell.run("serve", f"--forward{name}", value)
+        assert refused.code == 2
+        assert "UPLOAD_KIT_SERVE_FORWARD" in refused.err
+        assert "hunter2" not in refused.err
+    variables = {
+        "UPLOAD_KIT_SERVE_FORWARD": "http://u:hunter2@h/",
+        "UPLOAD_KIT_SERVE_FORWARD_TOKEN": "hunter2",
+    }
+    shown = shell.run("config", "show", "serve", environment=variables)
+    assert shown.code == 0, shown.err
+    assert "hunter2" not in shown.out
+    assert "http://***@h/" in shown.out
+
+
 def test_a_server_that_throws_away_cannot_have_workers(shell: Shell) -> None:
     """Options that cannot work together are wrong use."""
     done = shell.run("serve", "--dir", "null:", "--workers", "2", "--port", "0")
@@ -178,6 +208,13 @@ def test_help_tells_of_every_setting() -> None:
         if isinstance(option, click.Option) and option.expose_value
     }
     settings = set(ServerConfig.__dataclass_fields__)
+    # What concerns forwarding is a record of its own.
+    forwarding = {name for name in options if name.startswith("forward_")}
+    assert {name.removeprefix("forward_") for name in forwarding} == {
+        *Forwarding.__dataclass_fields__.keys() - {"url"},
+        "token_file",
+    }
+    options -= forwarding
     inner = {
         "default_chunk",
         "max_metadata_keys",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 HIDDEN: Final = "***"
-_SECRETS: Final = frozenset({"token", "tokens", "api_key"})
+_SECRETS: Final = frozenset({"token", "tokens", "api_key", "forward-token"})
 _COLUMNS: Final = (
     Column(title="SETTING"),
     Column(title="VALUE"),

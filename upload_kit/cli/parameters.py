@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from upload_kit.errors import ConfigurationError
+from upload_kit.locations import redact
 from upload_kit.logs import LogFormat, LogSettings, set_up_logging
 from upload_kit.units import parse_duration, parse_rate, parse_size
 
@@ -174,6 +176,35 @@ def _set_log_format(
     if value is not None:
         settings.log_format = value
     settings.set_up_logging()
+
+
+def refuse_in_clear(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> str | None:
+    """
+    Take a secret from anywhere but the command line.
+
+    Raises:
+        click.BadParameter: It stands there.
+    """
+    source = ctx.get_parameter_source(str(param.name))
+    if value is None or source is not ParameterSource.COMMANDLINE:
+        return value
+    raise click.BadParameter(
+        "Every user of this machine can read a secret that stands here;"
+        f" set {param.envvar}, or use a settings file.",
+        ctx,
+        param,
+    )
+
+
+def refuse_secret_in_url(
+    ctx: click.Context, param: click.Parameter, value: str | None
+) -> str | None:
+    """Take a URL with a secret in it from anywhere but the command line."""
+    if value is not None and "***" in redact(value):
+        return refuse_in_clear(ctx, param, value)
+    return value
 
 
 def connection_options(command: F) -> F:

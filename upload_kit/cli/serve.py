@@ -16,9 +16,17 @@ from upload_kit.cli.parameters import (
     OneOf,
     Settings,
     common_options,
+    read_token,
+    refuse_in_clear,
+    refuse_secret_in_url,
 )
 from upload_kit.config import Secret
-from upload_kit.server.config import Durability, ServerConfig
+from upload_kit.server.config import (
+    Durability,
+    Forwarding,
+    ForwardName,
+    ServerConfig,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,6 +104,37 @@ if TYPE_CHECKING:
 )
 @click.option("--cleanup-interval", type=SECONDS, default="1h", show_default=True)
 @click.option(
+    "--forward",
+    metavar="URL",
+    callback=refuse_secret_in_url,
+    help="Destination that every received file goes on to.",
+)
+@click.option(
+    "--forward-token",
+    metavar="TOKEN",
+    callback=refuse_in_clear,
+    help="The destination's bearer token or key; only in a settings file, or in the"
+    " environment as UPLOAD_KIT_SERVE_FORWARD_TOKEN.",
+)
+@click.option(
+    "--forward-token-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File whose first line is that token.",
+)
+@click.option(
+    "--forward-names",
+    type=OneOf(ForwardName),
+    default=ForwardName.NAME.value,
+    show_default=True,
+    help="What forwarded files are called: as they came, never replacing another one"
+    " (name), or ID/NAME (unique).",
+)
+@click.option(
+    "--forward-remove",
+    is_flag=True,
+    help="Remove a file here once its digest was compared at the destination.",
+)
+@click.option(
     "--grace",
     type=SECONDS,
     default="5s",
@@ -124,6 +163,11 @@ def make_config(
     *,
     tokens: tuple[str, ...],
     allowed_origins: tuple[str, ...],
+    forward: str | None,
+    forward_token: str | None,
+    forward_token_file: Path | None,
+    forward_names: ForwardName,
+    forward_remove: bool,
     **options: Any,
 ) -> ServerConfig:
     """
@@ -134,6 +178,14 @@ def make_config(
     """
     # What was not given keeps the default that the settings have.
     given = {name: value for name, value in options.items() if value is not None}
+    if forward:
+        token = read_token(forward_token, forward_token_file)
+        given["forward"] = Forwarding(
+            url=Secret(forward),
+            token=None if token is None else Secret(token),
+            names=forward_names,
+            remove=forward_remove,
+        )
     return ServerConfig(
         directory=directory,
         tokens=tuple(Secret(token) for token in tokens),

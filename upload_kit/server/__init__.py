@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from upload_kit.server.app import RunningServer, create_app, running_server
-from upload_kit.server.config import Durability, ServerConfig
+from upload_kit.server.config import (
+    Durability,
+    Forwarding,
+    ForwardName,
+    ServerConfig,
+)
 from upload_kit.server.process import serve
 
 __all__ = [
     "Durability",
+    "ForwardName",
+    "Forwarding",
     "RunningServer",
     "ServerConfig",
     "create_app",

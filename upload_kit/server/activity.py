@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.models import (
+    Leg,
     Stage,
     StreamingProgress,
     UploadProgress,
@@ -163,14 +164,29 @@ def streaming_progress(
     activity: Activity,
     *,
     error: UploadProblem | None = None,
+    leg: Leg | None = None,
 ) -> StreamingProgress:
-    """Return one line of a stream about an upload."""
+    """
+    Return one line of a stream about an upload.
+
+    Args:
+        kind: What happened.
+
+        snapshot: How far the upload is.
+
+        activity: What moves right now.
+
+        error: Why it failed; None if it did not.
+
+        leg: Which part of the way it is about, where there is more than one.
+    """
     complete = snapshot.is_complete
     progress = _progress(snapshot, activity, failed=error is not None)
     return StreamingProgress(
         kind=kind.value,
         progress=progress,
         at=time.time(),
+        leg=leg,
         error=None if error is None else str(error),
         result=_result(snapshot, activity, error) if complete or error else None,
     )

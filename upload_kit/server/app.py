@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -22,6 +22,8 @@ from upload_kit.server.discard import DiscardStorage
 from upload_kit.server.file_locks import HAS_FILE_LOCKS, FileLocker
 from upload_kit.server.files import FileCore
 from upload_kit.server.folder import FolderStorage
+from upload_kit.server.forward import Forwarder
+from upload_kit.server.forward_lines import ForwardWatcher
 from upload_kit.server.guard import Guard
 from upload_kit.server.housekeeping import Housekeeper, recount
 from upload_kit.server.joining import JoiningCore
@@ -30,8 +32,10 @@ from upload_kit.server.locks import LocalLocker
 from upload_kit.server.native import NativeRoutes
 from upload_kit.server.native_files import NativeFileRoutes
 from upload_kit.server.opened import OpenUploads
+from upload_kit.server.outbox import Outbox
 from upload_kit.server.public import PublicRoutes
 from upload_kit.server.rates import RateLimits
+from upload_kit.server.reporting import Reporter
 from upload_kit.server.tus import TusRoutes
 from upload_kit.server.watching import Watcher
 
@@ -104,15 +108,23 @@ def create_app(
         _count(parts)
     guard, bodies = Guard(config, tokens, rates), Bodies(config, rates)
     core, housekeeper = UploadCore(parts), Housekeeper(parts, background)
+    forwarder = _make_forwarder(parts)
+    onward = None if forwarder is None else ForwardWatcher(parts, forwarder)
+    reporter = Reporter(config, forwarder)
     native = NativeRoutes(
         config,
         core=core,
         bodies=bodies,
-        watcher=Watcher(parts, core),
+        watcher=Watcher(parts, core, onward),
         housekeeper=housekeeper,
+        reporter=reporter,
     )
-    files = NativeFileRoutes(config, FileCore(parts), bodies)
-    public = PublicRoutes(config, guard, parts.storage, parts.pool)
+    files = NativeFileRoutes(
+        config, core=FileCore(parts), bodies=bodies, reporter=reporter, onward=onward
+    )
+    public = PublicRoutes(
+        config, guard, parts.storage, pool=parts.pool, forwarder=forwarder
+    )
     tus = TusRoutes(
         config, core=JoiningCore(parts), files=FileCore(parts), bodies=bodies
     )
@@ -129,14 +141,16 @@ def create_app(
         )
 
     async def resources(_app: web.Application) -> AsyncIterator[None]:
-        cleaning = (
-            asyncio.create_task(housekeeper.keep_clean()) if role.cleans else None
-        )
+        working = []
+        if role.cleans:
+            working.append(asyncio.create_task(housekeeper.keep_clean()))
+        if forwarder is not None:
+            forwarding = forwarder.run(revive=role.cleans)
+            working.append(asyncio.create_task(forwarding))
         yield
-        if cleaning is not None:
-            cleaning.cancel()
-            with suppress(asyncio.CancelledError):
-                await cleaning
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
         await guard.until_idle(_UNWIND)
         await _close(parts, rates, background)
 
@@ -240,12 +254,12 @@ def _make_parts(config: ServerConfig, background: ThreadPoolExecutor) -> Parts:
     pool = ThreadPoolExecutor(_THREADS, "upload_kit-server")
     storage: Storage
     locker: Locker = LocalLocker(config.busy_timeout)
-    ledger_path = None
+    ledger_path, outbox = None, None
     if config.discards:
         storage = DiscardStorage()
     else:
         storage = folder = _open_folder(config)
-        ledger_path = folder.ledger_path
+        ledger_path, outbox = folder.ledger_path, _open_outbox(config)
         if HAS_FILE_LOCKS:
             locker = FileLocker(folder.lock_path, pool, config.busy_timeout)
     uploads = OpenUploads(storage, pool)
@@ -261,7 +275,15 @@ def _make_parts(config: ServerConfig, background: ThreadPoolExecutor) -> Parts:
         digests=WholeDigests(uploads, pool, background, follow=follow),
         activities=Activities(),
         pool=pool,
+        outbox=outbox,
     )
+
+
+def _make_forwarder(parts: Parts) -> Forwarder | None:
+    """Make what forwards, where that is wanted."""
+    if parts.outbox is None or parts.config.forward is None:
+        return None
+    return Forwarder(parts, parts.config.forward, parts.outbox)
 
 
 def _count(parts: Parts) -> None:
@@ -279,6 +301,17 @@ def _open_folder(config: ServerConfig) -> FolderStorage:
     except OSError as error:
         raise ConfigurationError(
             f"Cannot keep uploads in {config.directory}: {error.strerror}."
+        ) from error
+
+
+def _open_outbox(config: ServerConfig) -> Outbox | None:
+    if config.forward is None:
+        return None
+    try:
+        return Outbox(Path(config.directory), config.durability)
+    except OSError as error:
+        raise ConfigurationError(
+            f"Cannot forward from {config.directory}: {error.strerror}."
         ) from error
 
 

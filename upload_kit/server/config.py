@@ -49,6 +49,33 @@ class Durability(StrEnum):
     """The death of the server's process, but not loss of power."""
 
 
+class ForwardName(StrEnum):
+    """What a forwarded file is called at its destination."""
+
+    NAME = "name"
+    """As it was received; what stands there already is never replaced."""
+
+    UNIQUE = "unique"
+    """`ID/NAME`, with the upload's ID, so that no two files are ever the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forwarding:
+    """Where what was received goes on to."""
+
+    url: Secret
+    """URL of the destination; it may hold a password or a signature."""
+
+    token: Secret | None = None
+    """Bearer token, or API key, of the destination."""
+
+    names: ForwardName = ForwardName.NAME
+    """What files are called there."""
+
+    remove: bool = False
+    """Remove a received file once its digest was compared at the destination."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """How one upload server runs."""
@@ -133,6 +160,9 @@ class ServerConfig:
     cleanup_interval: float = DEFAULT_CLEANUP_INTERVAL
     """Seconds between two cleanups."""
 
+    forward: Forwarding | None = None
+    """Where what was received goes on to; None keeps it here."""
+
     grace: float = 5.0
     """Seconds that open requests get to end when the server stops."""
 
@@ -160,6 +190,8 @@ class ServerConfig:
             )
         if self.discards and self.workers > 1:
             raise ConfigurationError("null: keeps its records in one process only.")
+        if self.discards and self.forward is not None:
+            raise ConfigurationError("null: keeps nothing that could be forwarded.")
 
     @property
     def discards(self) -> bool:

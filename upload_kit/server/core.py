@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -24,7 +24,7 @@ from upload_kit.server.storage import UploadMissing, UploadMoved
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from concurrent.futures import Executor
-    from contextlib import AbstractAsyncContextManager
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from upload_kit.models import ChunkMetadata
     from upload_kit.server.activity import Activities, Counter
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from upload_kit.server.ledger import Ledger
     from upload_kit.server.locks import Locker
     from upload_kit.server.opened import OpenUploads
+    from upload_kit.server.outbox import Outbox
     from upload_kit.server.receive import Body
     from upload_kit.server.rules import NewUpload
     from upload_kit.server.storage import Storage, StoredUpload, UploadInfo
@@ -68,6 +69,15 @@ class Parts:
 
     pool: Executor
     """Threads for files and hashes."""
+
+    outbox: Outbox | None = None
+    """What is to be forwarded; None if nothing is."""
+
+    def publishing(self, upload_id: str) -> AbstractContextManager[None]:
+        """Have an upload forwarded, where that is wanted, once it is published."""
+        if self.outbox is None:
+            return nullcontext()
+        return self.outbox.publishing(upload_id)
 
 
 class UploadCore:
@@ -316,7 +326,8 @@ class UploadCore:
         self, upload: StoredUpload, info: UploadInfo, digest: str | None
     ) -> None:
         """Publish an upload that is held, in a thread."""
-        upload.finish(replace(info, sha256=digest, completed_at=time.time()))
+        with self._parts.publishing(info.upload_id):
+            upload.finish(replace(info, sha256=digest, completed_at=time.time()))
         self._parts.ledger.end(info.owner)
 
     def _discard(self, upload: StoredUpload) -> None:

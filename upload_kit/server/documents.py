@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
     from upload_kit.models import ChunkMetadata
     from upload_kit.server.config import ServerConfig
+    from upload_kit.server.forward_record import Forward
     from upload_kit.server.storage import StoredUpload, UploadInfo
 
 
@@ -70,7 +71,11 @@ def missing_ranges(received: Iterable[int], total: int | None) -> list[list[int]
 
 
 def status_document(
-    snapshot: Snapshot, config: ServerConfig, *, with_chunks: bool = False
+    snapshot: Snapshot,
+    config: ServerConfig,
+    *,
+    with_chunks: bool = False,
+    forward: Forward | None = None,
 ) -> dict[str, object]:
     """Return the status document of docs/dev/native-protocol.md."""
     info, complete = snapshot.info, snapshot.is_complete
@@ -95,7 +100,8 @@ def status_document(
         "expires_at": None if complete else snapshot.touched_at + config.expires_after,
         "durability": config.durability,
         "sha256": info.sha256,
-        "stored_as": info.stored_as,
+        "stored_as": None if forward and forward.removed else info.stored_as,
         "location": f"upload/status/{info.upload_id}",
         "chunks": listed,
+        "forwarded": None if forward is None else forward.document(),
     }

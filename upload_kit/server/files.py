@@ -116,7 +116,13 @@ class FileCore:
     ) -> Snapshot:
         parts = self._parts
         note(upload=info.upload_id)
-        sink = FileSink(parts.storage, info, expected, ledger=parts.ledger)
+        sink = FileSink(
+            parts.storage,
+            info,
+            expected,
+            ledger=parts.ledger,
+            publishing=parts.publishing,
+        )
         try:
             stored = await pump(body, sink, parts.pool, arrived)
         except BaseException:

@@ -13,6 +13,7 @@ from upload_kit.server.storage import UploadPublished
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from upload_kit.models import ChunkMetadata
     from upload_kit.server.decoding import Decoder
@@ -197,6 +198,8 @@ class FileSink:
         expected: Digests to compare with.
 
         ledger: Counts its bytes.
+
+        publishing: Told of its ID, is entered while it is published.
     """
 
     def __init__(
@@ -206,10 +209,12 @@ class FileSink:
         expected: Expected,
         *,
         ledger: Ledger,
+        publishing: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         self._storage = storage
         self._info = info
         self._ledger = ledger
+        self._publishing = publishing
         self._reserved = 0
         self._intake = Intake(expected, self._emit)
         self._upload: StoredUpload | None = None
@@ -231,7 +236,8 @@ class FileSink:
         )
         upload = self._created()
         try:
-            info = upload.finish(info)
+            with self._publishing(info.upload_id):
+                info = upload.finish(info)
         except UploadPublished:
             # The same file came before, under the same key: the first one counts.
             self.abort()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
-from upload_kit.server.documents import Snapshot, status_document
+from upload_kit.server.documents import status_document
 from upload_kit.server.fields import (
     DEFAULT_MEDIA_TYPE,
     digest_field,
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from upload_kit.server.body import Bodies
     from upload_kit.server.config import ServerConfig
     from upload_kit.server.core import UploadCore
+    from upload_kit.server.documents import Snapshot
     from upload_kit.server.housekeeping import Housekeeper
+    from upload_kit.server.reporting import Reporter
     from upload_kit.server.watching import Watcher
 
 _SHA256: Final = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -70,6 +72,8 @@ class NativeRoutes:
         watcher: Tells what moves.
 
         housekeeper: Removes what expired.
+
+        reporter: Answers how far an upload is.
     """
 
     def __init__(
@@ -80,8 +84,10 @@ class NativeRoutes:
         bodies: Bodies,
         watcher: Watcher,
         housekeeper: Housekeeper,
+        reporter: Reporter,
     ) -> None:
         self._config = config
+        self._reporter = reporter
         self._core = core
         self._bodies = bodies
         self._watcher = watcher
@@ -107,7 +113,8 @@ class NativeRoutes:
         asked = await self._bodies.read_json(request, _Begin, limit)
         owner = request[OWNER]
         if asked.session_id is not None:
-            return self._answer(await self._core.status(owner, asked.session_id))
+            found = await self._core.status(owner, asked.session_id)
+            return await self._reporter.answer(found)
         _require_range("size", asked.size, least=0)
         _require_range("chunk_size", asked.chunk_size, least=1)
         new = NewUpload(
@@ -118,7 +125,8 @@ class NativeRoutes:
             metadata=asked.metadata,
             whole_digest=asked.whole_digest,
         )
-        return self._answer(await self._core.create(owner, new), status=201)
+        made = await self._core.create(owner, new)
+        return await self._reporter.answer(made, status=201)
 
     async def put_chunk(self, request: web.Request) -> web.Response:
         """Store one chunk."""
@@ -165,7 +173,7 @@ class NativeRoutes:
             sha256=asked.sha256,
             size=asked.size,
         )
-        return self._answer(snapshot)
+        return await self._reporter.answer(snapshot)
 
     async def delete(self, request: web.Request) -> web.Response:
         """Throw an upload away."""
@@ -176,7 +184,7 @@ class NativeRoutes:
         """Say how far an upload is."""
         snapshot = await self._core.status(request[OWNER], request.match_info["id"])
         with_chunks = request.query.get("chunks", "0") not in ("", "0")
-        return self._answer(snapshot, with_chunks=with_chunks)
+        return await self._reporter.answer(snapshot, with_chunks=with_chunks)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Say how far an upload is, again and again."""
@@ -205,12 +213,6 @@ class NativeRoutes:
         """Remove what expired."""
         done = await self._housekeeper.cleanup()
         return json_response({"removed": done.removed, "bytes": done.bytes})
-
-    def _answer(
-        self, snapshot: Snapshot, *, status: int = 200, with_chunks: bool = False
-    ) -> web.Response:
-        document = status_document(snapshot, self._config, with_chunks=with_chunks)
-        return json_response(document, status=status)
 
 
 def _require_range(name: str, value: int | None, *, least: int) -> None:

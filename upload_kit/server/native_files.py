@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from upload_kit.server.activity import Activity
-from upload_kit.server.documents import status_document
 from upload_kit.server.fields import (
     digest_field,
     malformed,
@@ -23,7 +22,7 @@ from upload_kit.server.fields import (
 from upload_kit.server.intake import Expected
 from upload_kit.server.multipart import PartBody, parse_boundary
 from upload_kit.server.problems import ProblemType, UploadProblem
-from upload_kit.server.replies import OWNER, json_response
+from upload_kit.server.replies import OWNER
 from upload_kit.server.rules import NewUpload
 from upload_kit.server.streams import LineStream
 from upload_kit.server.watching import follow
@@ -34,7 +33,9 @@ if TYPE_CHECKING:
     from upload_kit.server.body import Bodies, HttpBody
     from upload_kit.server.config import ServerConfig
     from upload_kit.server.files import FileCore
+    from upload_kit.server.forward_lines import ForwardWatcher
     from upload_kit.server.receive import Body
+    from upload_kit.server.reporting import Reporter
     from upload_kit.server.storage import UploadInfo
 
 
@@ -58,12 +59,26 @@ class NativeFileRoutes:
         core: Stores files.
 
         bodies: Opens the bodies of requests.
+
+        reporter: Answers how far an upload is.
+
+        onward: Knows how far forwards are; None if nothing is forwarded.
     """
 
-    def __init__(self, config: ServerConfig, core: FileCore, bodies: Bodies) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        *,
+        core: FileCore,
+        bodies: Bodies,
+        reporter: Reporter,
+        onward: ForwardWatcher | None,
+    ) -> None:
         self._config = config
         self._core = core
         self._bodies = bodies
+        self._reporter = reporter
+        self._onward = onward
 
     def routes(self) -> list[web.RouteDef]:
         """Return every route, without the server's prefix."""
@@ -79,8 +94,7 @@ class NativeFileRoutes:
             snapshot = await self._core.store(
                 file.info, body=file.body, expected=file.expected, key=file.key
             )
-        document = status_document(snapshot, self._config, with_chunks=True)
-        return json_response(document, status=201)
+        return await self._reporter.answer(snapshot, status=201, with_chunks=True)
 
     async def streaming(self, request: web.Request) -> web.StreamResponse:
         """Store a file, and tell all the while how far it is."""
@@ -100,7 +114,8 @@ class NativeFileRoutes:
                 key=file.key,
                 arrived=counter,
             )
-            async with aclosing(follow(file.info, activity, storing)) as lines:
+            telling = follow(file.info, activity, storing, self._onward)
+            async with aclosing(telling) as lines:
                 async for line in lines:
                     await stream.send(line)
         return await stream.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from upload_kit.models import Leg, Verification
+from upload_kit.server.forward_record import ForwardState
 from upload_kit.server.problems import ProblemType, status_of
 
 _Json = dict[str, Any]
@@ -38,7 +40,11 @@ _RANGES: Final = {
 
 SCHEMAS: Final[dict[str, _Json]] = {
     "Any": {"type": "object"},
-    "Health": _object(status=_TEXT),
+    "Health": _object(
+        ("forwarding",),
+        status=_TEXT,
+        forwarding=_object(waiting=_COUNT, failed=_COUNT),
+    ),
     "Discovery": _object(
         protocol={"const": "upload-kit/1"},
         min_chunk=_COUNT,
@@ -98,15 +104,36 @@ SCHEMAS: Final[dict[str, _Json]] = {
         chunks={
             "oneOf": [_list_of("Chunk"), {"type": "null"}],
         },
+        forwarded={
+            "oneOf": [
+                {"$ref": "#/components/schemas/Forwarded"},
+                {"type": "null"},
+            ],
+        },
+    ),
+    "Forwarded": _object(
+        state={"enum": [state.value for state in ForwardState]},
+        destination=_TEXT_OR_NULL,
+        location=_TEXT_OR_NULL,
+        bytes=_COUNT,
+        sha256=_SHA256_OR_NULL,
+        verified={"enum": [level.value for level in Verification]},
+        removed={"type": "boolean"},
+        tries=_COUNT,
+        retry_at=_SECONDS_OR_NULL,
+        updated_at=_SECONDS,
+        error=_TEXT_OR_NULL,
+        error_type=_TEXT_OR_NULL,
     ),
     "Sessions": _object(sessions=_list_of("Status")),
     "Cleanup": _object(removed=_COUNT, bytes=_COUNT),
     "StreamingProgress": _object(
-        ("chunk", "error", "result"),
+        ("chunk", "leg", "error", "result"),
         kind=_TEXT,
         progress={"type": "object"},
         at=_SECONDS,
         chunk=_COUNT_OR_NULL,
+        leg={"enum": [*(leg.value for leg in Leg), None]},
         error=_TEXT_OR_NULL,
         result={"type": ["object", "null"]},
     ),

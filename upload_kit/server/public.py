@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from upload_kit.server.config import ServerConfig
+    from upload_kit.server.forward import Forwarder
     from upload_kit.server.guard import Guard
     from upload_kit.server.storage import Storage
 
@@ -32,12 +33,21 @@ class PublicRoutes:
         storage: Knows whether it can store.
 
         pool: Threads for the storage.
+
+        forwarder: Knows how many files are to go on; None if nothing is forwarded.
     """
 
     def __init__(
-        self, config: ServerConfig, guard: Guard, storage: Storage, pool: Executor
+        self,
+        config: ServerConfig,
+        guard: Guard,
+        storage: Storage,
+        *,
+        pool: Executor,
+        forwarder: Forwarder | None,
     ) -> None:
         self._config = config
+        self._forwarder = forwarder
         self._guard = guard
         self._storage = storage
         self._pool = pool
@@ -78,13 +88,20 @@ class PublicRoutes:
         return json_response({"status": "ok"})
 
     async def readiness(self, _request: web.Request) -> web.Response:
-        """Say whether uploads can be taken now."""
+        """
+        Say whether uploads can be taken now.
+
+        They can while the destination of forwards is down: they wait for it here.
+        """
         if self._guard.is_draining:
             raise UploadProblem(
                 ProblemType.SHUTTING_DOWN, "The server takes no more requests."
             )
         await run(self._pool, self._storage.check)
-        return json_response({"status": "ready"})
+        document: dict[str, object] = {"status": "ready"}
+        if self._forwarder is not None:
+            document["forwarding"] = self._forwarder.counts()
+        return json_response(document)
 
     async def openapi(self, _request: web.Request) -> web.Response:
         """Return the description of the interface."""

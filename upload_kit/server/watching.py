@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.events import EventKind
+from upload_kit.models import Leg, Stage, UploadStatus
 from upload_kit.server.activity import Activity, streaming_progress
 from upload_kit.server.documents import Snapshot
 from upload_kit.server.problems import UploadProblem, as_problem
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from upload_kit.models import StreamingProgress
     from upload_kit.server.core import Parts, UploadCore
+    from upload_kit.server.forward_lines import ForwardWatcher
     from upload_kit.server.storage import UploadInfo
 
 # Seconds between two lines at least: people read them, and charts draw them.
@@ -36,11 +39,17 @@ class Watcher:
         parts: What it works with.
 
         core: Knows how far uploads are.
+
+        onward: Knows how far their forwards are; None if nothing is forwarded.
     """
 
-    def __init__(self, parts: Parts, core: UploadCore) -> None:
+    def __init__(
+        self, parts: Parts, core: UploadCore, onward: ForwardWatcher | None
+    ) -> None:
         self._parts = parts
         self._core = core
+        self._onward = onward
+        self._leg = _leg(onward)
         self._look = _LOOK if parts.config.workers > 1 else _ALIVE
 
     async def watch(
@@ -64,11 +73,12 @@ class Watcher:
             while not activity.closed:
                 state = (len(snapshot.chunks), activity.in_flight)
                 if snapshot.is_complete:
-                    yield streaming_progress(EventKind.COMPLETED, snapshot, activity)
+                    async for line in last_lines(snapshot, activity, self._onward):
+                        yield line
                     return
                 if state != seen:
                     yield streaming_progress(
-                        _kind(kind, state, seen), snapshot, activity
+                        _kind(kind, state, seen), snapshot, activity, leg=self._leg
                     )
                     seen, kind, quiet = state, EventKind.BYTES, time.monotonic()
                 elif time.monotonic() - quiet > _ALIVE:
@@ -80,16 +90,59 @@ class Watcher:
                     snapshot = await self._core.status(owner, upload_id)
                 except UploadProblem as gone:
                     yield streaming_progress(
-                        EventKind.FAILED, snapshot, activity, error=gone
+                        EventKind.FAILED,
+                        snapshot,
+                        activity,
+                        error=gone,
+                        leg=self._leg,
                     )
                     return
 
 
+async def last_lines(
+    snapshot: Snapshot, activity: Activity, onward: ForwardWatcher | None
+) -> AsyncGenerator[StreamingProgress | None, None]:
+    """
+    Yield how an upload ended; where it is forwarded, all about that too.
+
+    Args:
+        snapshot: The upload, complete.
+
+        activity: Counts its bytes.
+
+        onward: Knows how far its forward is; None if it is not forwarded.
+    """
+    done = streaming_progress(EventKind.COMPLETED, snapshot, activity)
+    if onward is None or not await onward.expects(snapshot):
+        # It may have been received before anything was forwarded.
+        yield done
+        return
+    # The stream is not at its end, so nothing in it may look like that.
+    progress = replace(
+        done.progress, stage=Stage.UPLOADING, status=UploadStatus.UPLOADING
+    )
+    yield replace(
+        done,
+        kind=EventKind.CONFIRMED.value,
+        progress=progress,
+        leg=Leg.RECEIVING,
+        result=None,
+    )
+    async for line in onward.watch(snapshot):
+        yield line
+
+
 async def follow(
-    info: UploadInfo, activity: Activity, storing: Awaitable[Snapshot]
-) -> AsyncGenerator[StreamingProgress, None]:
+    info: UploadInfo,
+    activity: Activity,
+    storing: Awaitable[Snapshot],
+    onward: ForwardWatcher | None,
+) -> AsyncGenerator[StreamingProgress | None, None]:
     """
     Yield lines about a file in one request while it is stored, and how that ended.
+
+    Where it is forwarded, that comes after it; who does not wait for that loses lines,
+    and nothing else.
 
     Args:
         info: What is known of it.
@@ -97,35 +150,48 @@ async def follow(
         activity: Counts its bytes.
 
         storing: Ends with the file stored, or raises.
+
+        onward: Knows how far its forward is; None if it is not forwarded.
     """
     task = asyncio.ensure_future(storing)
     task.add_done_callback(lambda _task: activity.changed())
     empty = Snapshot(info=info, chunks={}, touched_at=info.created_at)
-    kind, version = EventKind.STARTED, -1
+    kind, version, leg = EventKind.STARTED, -1, _leg(onward)
     try:
         while not task.done():
-            yield streaming_progress(kind, empty, activity)
+            yield streaming_progress(kind, empty, activity, leg=leg)
             kind = EventKind.BYTES
             await asyncio.wait([task], timeout=_PAUSE)
             if not task.done():
                 version = await activity.wait(version, _ALIVE)
-        yield _last_line(task, empty, activity)
+        problem = _problem(task, info)
+        if problem is not None:
+            yield streaming_progress(
+                EventKind.FAILED, empty, activity, error=problem, leg=leg
+            )
+            return
+        async for line in last_lines(task.result(), activity, onward):
+            yield line
     finally:
         # Whoever reads the lines went away, or the server stops: so does the file.
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _last_line(
-    task: asyncio.Future[Snapshot], empty: Snapshot, activity: Activity
-) -> StreamingProgress:
+def _problem(task: asyncio.Future[Snapshot], info: UploadInfo) -> UploadProblem | None:
+    """Return why a file could not be stored; None if it was."""
     try:
-        return streaming_progress(EventKind.COMPLETED, task.result(), activity)
+        task.result()
     except (UploadProblem, OSError) as error:
         if isinstance(error, ConnectionError):
             raise
-        problem = as_problem(error, f"storing {empty.info.upload_id}")
-        return streaming_progress(EventKind.FAILED, empty, activity, error=problem)
+        return as_problem(error, f"storing {info.upload_id}")
+    return None
+
+
+def _leg(onward: ForwardWatcher | None) -> Leg | None:
+    """Return what a line about receiving is tagged with, if there is more to come."""
+    return None if onward is None else Leg.RECEIVING
 
 
 def _kind(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from upload_kit.events import EventKind
 from upload_kit.models import Stage, UploadProgress, UploadStatus
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from upload_kit.events import UploadEvent
-
-
-_DONE: Final = UploadStatus.COMPLETE
 
 
 class Tally:
@@ -41,7 +38,6 @@ class Tally:
         self.complete = 0
         self.ended = 0
         self.active: dict[str, UploadEvent] = {}
-        self._endings: set[UploadStatus] = set()
         self._size = size
         self._confirmed = 0
         self._resumed = 0
@@ -49,7 +45,6 @@ class Tally:
         self._meter = RateMeter(clock=clock)
         self._clock = clock
         self._started = clock()
-        self._over: float | None = None
 
     def update(self, event: UploadEvent) -> None:
         """Take in an event."""
@@ -65,9 +60,6 @@ class Tally:
         if event.kind.is_final:
             self.ended += 1
             self.complete += event.kind is EventKind.COMPLETED
-            self._endings.add(now.status)
-            if self.ended >= self.files:
-                self._over = self._clock()
         else:
             self.active[event.transfer_id] = event
 
@@ -78,10 +70,10 @@ class Tally:
 
     def total(self) -> UploadProgress:
         """Return the sum, as if all files were one."""
-        now = self._clock() if self._over is None else self._over
-        elapsed = max(now - self._started, 1e-9)
+        elapsed = max(self._clock() - self._started, 1e-9)
         average = max(0, self._confirmed - self._resumed) / elapsed
-        rate = self._meter.rate() if self._over is None else 0.0
+        over = self.ended >= self.files
+        rate = 0.0 if over else self._meter.rate()
         remaining = None if self._size is None else self._size - self._confirmed
         return UploadProgress(
             transfer_id="total",
@@ -100,8 +92,5 @@ class Tally:
         )
 
     def _status(self) -> UploadStatus:
-        """Return what still happens, and at the end the worst that did."""
-        if self._over is None:
-            return UploadStatus.UPLOADING
-        worst_first = (UploadStatus.FAILED, UploadStatus.CANCELLED)
-        return next((one for one in worst_first if one in self._endings), _DONE)
+        over = self.ended >= self.files
+        return UploadStatus.COMPLETE if over else UploadStatus.UPLOADING

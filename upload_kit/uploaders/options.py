@@ -30,7 +30,6 @@ class UploaderOptions(TypedDict, total=False):
     stall_timeout: float
     connect_timeout: float
     response_timeout: float
-    read_timeout: float
     memory_budget: int
     max_connections: int
     history: bool | str | Path

@@ -1,0 +1,394 @@
+"""What was received goes on: whole, once, whatever breaks, and everybody can see it."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import random
+import socket
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+
+from tests.servers.knobs import Fault, KnobServer, Step
+from tests.servers.process import ServerProcess
+from tests.servers.tus_api import TusApi
+from tests.servers.upload import (
+    UploadApi,
+    files_below,
+    names_in,
+    open_api,
+    sha256,
+    until,
+    upload_server,
+)
+from upload_kit.config import Secret
+from upload_kit.errors import ConfigurationError
+from upload_kit.models import Leg, StreamingProgress, UploadSpec, UploadStatus
+from upload_kit.server import Durability, Forwarding, ForwardName, ServerConfig
+from upload_kit.server.file_locks import HAS_FILE_LOCKS
+from upload_kit.server.forward_record import Forward, ForwardState
+from upload_kit.server.outbox import Outbox
+from upload_kit.sessions.manager import SessionManager, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+NDJSON: Final = "application/x-ndjson"
+CHUNK: Final = 100_000
+DATA: Final = random.Random(7).randbytes(8 * CHUNK - 1)
+
+
+def onward(url: str, **options: Any) -> Forwarding:
+    return Forwarding(url=Secret(url), **options)
+
+
+async def forwarded(
+    api: UploadApi, upload_id: str, state: str, *, tries: int = 0
+) -> Any:
+    """Wait until the forward of an upload stands so, and return what is told of it."""
+    async with asyncio.timeout(30):
+        while True:
+            told = (await api.status(upload_id)).body["forwarded"]
+            if told["state"] == state and told["tries"] >= tries:
+                return told
+            await asyncio.sleep(0.05)
+
+
+async def counted(api: UploadApi, **counts: int) -> None:
+    """Wait until `readyz` counts so many."""
+    async with asyncio.timeout(10):
+        while True:
+            body = (await api.call("GET", "readyz")).body
+            assert body["status"] == "ready"
+            if body["forwarding"] == {"waiting": 0, "failed": 0, **counts}:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def lines_of(
+    api: UploadApi, path: str, *, accept: str, data: bytes | None = None
+) -> list[StreamingProgress]:
+    """Return all lines of a stream, in either of its forms."""
+    method = "GET" if data is None else "POST"
+    options: dict[str, Any] = {"headers": {"Accept": accept}, "data": data}
+    async with api.session.request(method, path, **options) as response:
+        assert response.status == 200
+        text = (await response.read()).decode()
+    if accept != NDJSON:
+        text = text.replace("data: ", "").replace("\n\n", "\n")
+    return [StreamingProgress.from_json(line) for line in text.splitlines()]
+
+
+def stored(folder: Path) -> list[str]:
+    """Return the digests of the files that a server published."""
+    files = [path for path in files_below(folder / "files") if path.name[0] != "."]
+    return sorted(sha256(path.read_bytes()) for path in files)
+
+
+@asynccontextmanager
+async def relay(folder: Path, url: str, **options: Any) -> AsyncIterator[UploadApi]:
+    """Run a server that forwards."""
+    async with upload_server(folder, forward=onward(url, **options)) as api:
+        yield api
+
+
+@pytest.mark.usefixtures("nothing_left")
+async def test_every_protocol_is_forwarded(tmp_path: Path) -> None:
+    """In one request, in chunks, by tus: it arrives, proved, and keeps what it is."""
+    names = {"one.txt": b"hello", "chunks.bin": DATA, "tus.bin": DATA[::-1], "0": b""}
+    async with (
+        upload_server(tmp_path / "b", tokens=(Secret("relay:hunter2"),)) as b,
+        relay(tmp_path / "a", str(b.session._base_url), token=Secret("hunter2")) as api,
+    ):
+        one = await api.foundation(b"hello", "one.txt", Content_Type="text/plain")
+        assert one.body["forwarded"]["state"] in {"waiting", "forwarding", "complete"}
+        empty = await api.foundation(b"", "0")
+        chunked = await api.begun(DATA, CHUNK, name="chunks.bin", metadata={"k": "v"})
+        await api.send(chunked, DATA, CHUNK)
+        assert (await api.status(chunked)).body["forwarded"] is None
+        assert (await api.complete(chunked, sha256=sha256(DATA))).status == 200
+        tus = TusApi(api)
+        url = await tus.begun(len(DATA), Upload_Metadata="filename dHVzLmJpbg==")
+        assert (await tus.patch(url, 0, DATA[::-1])).status == 204
+        ids = [one.body["session_id"], empty.body["session_id"], chunked]
+        for upload_id in (*ids, url.rpartition("/")[2]):
+            done = await forwarded(api, upload_id, "complete")
+            assert done["verified"] == "sha256"
+            assert done["error"] is None
+            async with open_api(str(b.session._base_url), "hunter2") as there:
+                arrived = (await there.call("GET", done["location"])).body
+            assert arrived["sha256"] == sha256(names[arrived["name"]])
+            if upload_id == chunked:
+                assert arrived["metadata"] == {"k": "v"}
+        assert stored(tmp_path / "a") == stored(tmp_path / "b")
+        assert stored(tmp_path / "b") == sorted(map(sha256, names.values()))
+    assert names_in(tmp_path / "a/outbox") == [".lock", ".sessions"]
+    secrets = [p for p in files_below(tmp_path / "a") if b"hunter2" in p.read_bytes()]
+    assert secrets == []
+
+
+@pytest.mark.parametrize("accept", [NDJSON, "text/event-stream"])
+async def test_streaming_shows_both_legs(tmp_path: Path, accept: str) -> None:
+    """First it is received, then it goes on; only the last line looks like the end."""
+    target = tmp_path / "b"
+    async with relay(tmp_path / "a", target.as_uri()) as api:
+        path = "upload/streaming?name=a.bin"
+        lines = await lines_of(api, path, accept=accept, data=DATA)
+        assert (target / "a.bin").read_bytes() == DATA
+        # Repeats left out, the one comes after the other.
+        legs = [leg for leg, _ in itertools.groupby(line.leg for line in lines)]
+        assert legs == [Leg.RECEIVING, Leg.FORWARDING]
+        last = lines[-1]
+        assert not any(line.is_final or line.result for line in lines[:-1])
+        received = [line for line in lines if line.leg is Leg.RECEIVING]
+        assert received[-1].progress.confirmed == len(DATA)
+        assert (last.kind, last.progress.confirmed) == ("completed", len(DATA))
+        assert last.result is not None
+        assert last.result.location == (target / "a.bin").as_uri()
+        assert last.result.sha256 == sha256(DATA)
+        # Who asks afterwards is told the same; what stands there is not replaced.
+        path = f"upload/status/{last.result.transfer_id}/events"
+        again = await lines_of(api, path, accept=accept)
+        assert again[-1].kind == "completed"
+        path = "upload/streaming?name=a.bin"
+        refused = (await lines_of(api, path, accept=accept, data=b"other"))[-1]
+        assert (refused.kind, refused.leg) == ("failed", Leg.FORWARDING)
+        assert refused.result is not None
+        assert refused.result.error_type == "RemoteRejected"
+        assert (target / "a.bin").read_bytes() == DATA
+
+
+async def test_nothing_goes_on_that_was_refused(tmp_path: Path) -> None:
+    """A file with a wrong digest ends on the first leg, and is not forwarded."""
+    async with relay(tmp_path / "a", (tmp_path / "b").as_uri()) as api:
+        async with api.session.post(
+            "upload/streaming?name=a.bin",
+            data=b"x",
+            headers={"Accept": NDJSON, "Content-Digest": f"sha-256=:{'A' * 43}=:"},
+        ) as response:
+            last = (await response.read()).splitlines()[-1]
+        line = StreamingProgress.from_json(last)
+        assert (line.kind, line.leg) == ("failed", Leg.RECEIVING)
+        await counted(api)
+    assert not (tmp_path / "b").exists()
+
+
+async def test_destination_that_comes_up_later(tmp_path: Path) -> None:
+    """A file waits here, visibly, and goes on as soon as it can."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://u:hunter2@127.0.0.1:{port}/"
+    async with relay(tmp_path / "a", url) as api:
+        upload_id = (await api.foundation(DATA)).body["session_id"]
+        now = await forwarded(api, upload_id, "waiting", tries=1)
+        assert now["error_type"] == "RemoteUnavailable"
+        assert now["retry_at"] is not None
+        assert "hunter2" not in json.dumps(now)
+        await counted(api, waiting=1)
+        async with upload_server(tmp_path / "b", port=port):
+            done = await forwarded(api, upload_id, "complete")
+            assert (done["tries"], done["error"], done["retry_at"]) == (0, None, None)
+    assert stored(tmp_path / "b") == [sha256(DATA)]
+
+
+async def test_refusal_is_visible_until_it_is_gone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told and counted, the file stays; the next start tries once more."""
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/a.bin").write_bytes(b"was here first")
+    async with relay(tmp_path / "a", (tmp_path / "b").as_uri()) as api:
+        upload_id = (await api.foundation(DATA)).body["session_id"]
+        failed = await forwarded(api, upload_id, "failed")
+        assert failed["error_type"] == "RemoteRejected"
+        assert "exists already" in failed["error"]
+        await counted(api, failed=1)
+        path = f"upload/status/{upload_id}/events"
+        told = await lines_of(api, path, accept=NDJSON)
+        assert told[-1].error == failed["error"]
+    assert "cannot be forwarded" in caplog.text
+    assert stored(tmp_path / "a") == [sha256(DATA)]
+    (tmp_path / "b/a.bin").unlink()
+    async with relay(tmp_path / "a", (tmp_path / "b").as_uri()) as api:
+        await forwarded(api, upload_id, "complete")
+        await counted(api)
+    assert (tmp_path / "b/a.bin").read_bytes() == DATA
+
+
+@pytest.mark.parametrize("how", ["kill", "stop"])
+async def test_ended_in_mid_forward(tmp_path: Path, how: str) -> None:
+    """A server that is started again goes on where it was, and does nothing twice."""
+    async with KnobServer(max_chunk=CHUNK) as knob:
+        gate = asyncio.Event()
+        knob.fault(Step.CHUNK, Fault(gate=gate, times=None, after=5))
+        server = ServerProcess(tmp_path / "a", "--forward", knob.url)
+        await asyncio.to_thread(server.start)
+        try:
+            async with open_api(server.url) as api:
+                upload_id = (await api.foundation(DATA)).body["session_id"]
+                await knob.until(lambda: knob.count(Step.CHUNK) >= 8)
+                status = (await api.status(upload_id)).body["forwarded"]
+                assert status["state"] == "forwarding"
+            await asyncio.to_thread(getattr(server, how))
+            held = {n for upload in knob.uploads.values() for n in upload.parts}
+            assert len(held) == 5
+            knob.clear_faults()
+            gate.set()
+            await asyncio.to_thread(server.restart)
+            async with open_api(server.url) as api:
+                done = await forwarded(api, upload_id, "complete")
+            assert done["sha256"] == sha256(DATA)
+            # Begun once, asked about once; what had arrived was not sent again.
+            assert (knob.count(Step.BEGIN), len(knob.uploads)) == (2, 1)
+            assert all(knob.count(Step.CHUNK, index) == 1 for index in held)
+            seen = len(knob.seen)
+            # What is done is done, also after the next start.
+            await asyncio.to_thread(getattr(server, how))
+            await asyncio.to_thread(server.restart)
+            async with open_api(server.url) as api:
+                await counted(api)
+                assert (await api.status(upload_id)).body["forwarded"] == done
+            assert len(knob.seen) == seen
+            (upload,) = knob.uploads.values()
+            assert b"".join(upload.parts[n] for n in sorted(upload.parts)) == DATA
+        finally:
+            await asyncio.to_thread(server.stop)
+
+
+@pytest.mark.parametrize("left", ["session", "session of the file", "entry"])
+async def test_killed_once_it_had_arrived(tmp_path: Path, left: str) -> None:
+    """What is left of it says that it arrived: nothing is sent again."""
+    folder = tmp_path / "a"
+    async with upload_server(folder) as api:
+        upload_id = (await api.foundation(DATA)).body["session_id"]
+    outbox = await asyncio.to_thread(Outbox, folder, Durability.PAGE_CACHE)
+    sessions = SessionManager(open_store(outbox.sessions), keep_completed=True)
+    source = str(folder / "files" / upload_id / "a.bin")
+    async with KnobServer() as knob:
+        session = await sessions.create(
+            UploadSpec(name="a.bin", size=len(DATA)),
+            source=source,
+            destination=knob.url,
+            chunk_size=CHUNK,
+            total_chunks=8,
+        )
+        async with sessions.lease(session.session_id) as lease:
+            lease.finish(UploadStatus.COMPLETE)
+        done = ForwardState.COMPLETE if left == "entry" else ForwardState.FORWARDING
+        forward = Forward(
+            state=done,
+            destination=knob.url,
+            session_id=None if left == "session of the file" else session.session_id,
+        )
+        # All that a kill leaves before it is written down here that it arrived.
+        await asyncio.to_thread(outbox.write, upload_id, forward)
+        async with relay(folder, knob.url) as api:
+            await forwarded(api, upload_id, "complete")
+            await counted(api)
+        assert knob.seen == []
+    assert (folder / "files" / upload_id / ".forwarded.json").exists()
+    assert await sessions.list(expired=True) == []
+    await sessions.aclose()
+
+
+@pytest.mark.skipif(not HAS_FILE_LOCKS, reason="several workers need file locks")
+async def test_workers_share_the_work(tmp_path: Path) -> None:
+    """Whichever worker takes a file, it goes on once, and each of them can tell."""
+    files = [os.urandom(1000 + n) for n in range(12)]
+    async with upload_server(tmp_path / "b") as b:
+        url = str(b.session._base_url)
+        options = ("--workers", "2", "--forward", url)
+        server = ServerProcess(tmp_path / "a", *options)
+        await asyncio.to_thread(server.start)
+        try:
+
+            async def send(data: bytes) -> None:
+                async with open_api(server.url) as api:
+                    path = f"upload/streaming?name={sha256(data)[:8]}"
+                    lines = await lines_of(api, path, accept=NDJSON, data=data)
+                assert lines[-1].kind == "completed"
+                assert lines[-1].result is not None
+                upload_id = str(lines[-1].result.transfer_id)
+                async with open_api(server.url) as other:
+                    done = (await other.status(upload_id)).body["forwarded"]
+                assert done["location"] == lines[-1].result.location
+
+            await asyncio.gather(*map(send, files))
+        finally:
+            await asyncio.to_thread(server.stop)
+    assert stored(tmp_path / "b") == sorted(map(sha256, files))
+
+
+async def test_forwarded_files_are_removed_if_asked(tmp_path: Path) -> None:
+    """What is proved to be there goes here; its record answers for it for a while."""
+    target = tmp_path / "b"
+    forward = onward(target.as_uri(), remove=True, names=ForwardName.UNIQUE)
+    options: dict[str, Any] = {"forward": forward, "quota": 2 * len(DATA)}
+    key = "the-same-key-again"
+    async with upload_server(tmp_path / "a", **options, expires_after=0.5) as api:
+        # With what was removed still counted, there would be no room for the third.
+        for name in ("a.bin", "b.bin", "a.bin"):
+            reply = await api.foundation(DATA, name)
+            assert reply.status == 201, reply.body
+            upload_id = reply.body["session_id"]
+            assert (await forwarded(api, upload_id, "complete"))["removed"]
+            assert (target / upload_id / name).read_bytes() == DATA
+            assert (await api.status(upload_id)).body["stored_as"] is None
+        first = await api.foundation(b"x", Idempotency_Key=key)
+        await forwarded(api, first.body["session_id"], "complete")
+        again = await api.foundation(b"x", Idempotency_Key=key)
+        assert again.body["forwarded"]["state"] == "complete"
+        await until(lambda: names_in(tmp_path / "a/outbox") == [".lock", ".sessions"])
+        assert stored(tmp_path / "a") == []
+        await asyncio.sleep(0.6)
+        await api.call("POST", "upload/cleanup")
+        assert names_in(tmp_path / "a/files") == []
+    assert len(names_in(target)) == 4
+
+
+def test_outbox_is_shared(tmp_path: Path) -> None:
+    """One process has an entry at a time; what is not there is waited for in vain."""
+    (tmp_path / "files").mkdir()
+    first, second = (Outbox(tmp_path, Durability.FSYNC) for _ in range(2))
+    one, two = "0" * 32, "1" * 32
+    for upload_id in (one, two):
+        with first.publishing(upload_id):
+            assert upload_id in second.waiting()
+        # It is not published yet, or no more.
+        assert second.take(upload_id) is None
+        assert upload_id in first.waiting()
+    held = first.hold(one)
+    assert held is not None
+    assert second.hold(one) is None
+    other = second.hold(two)
+    assert other is not None
+    held.close()
+    other.close()
+    again = second.hold(one)
+    assert again is not None
+    again.close()
+    os.utime(tmp_path / "outbox" / one, (0, 0))
+    assert first.take(one) is None
+    # Torn by a kill in the middle of its first write: it is still to be forwarded.
+    (tmp_path / "outbox" / two).write_bytes(b'{"sta')
+    assert list(first.waiting()) == [two]
+    assert first.waiting()[two].state is ForwardState.WAITING
+
+
+def test_what_cannot_be_forwarded_is_told_at_the_start(tmp_path: Path) -> None:
+    """An unknown scheme is wrong use; so is forwarding what is thrown away."""
+    with pytest.raises(ConfigurationError, match="null:"):
+        ServerConfig(directory="null:", forward=onward("file:///x"))
+
+    async def start() -> None:
+        async with relay(tmp_path, "nothing://host/"):
+            pass
+
+    with pytest.raises(ConfigurationError, match="nothing"):
+        asyncio.run(start())
