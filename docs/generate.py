@@ -26,7 +26,7 @@ import upload_kit
 from upload_kit.cli.lazy import VARIABLES, key_of
 from upload_kit.cli.main import COMMANDS, cli
 from upload_kit.config import Secret
-from upload_kit.destinations.registry import make_destination, schemes
+from upload_kit.destinations.registry import make_destination, own_schemes
 from upload_kit.models import UploadSpec
 from upload_kit.server import ServerConfig, running_server
 from upload_kit.server.openapi import openapi_document
@@ -130,7 +130,9 @@ same as the row of that protocol; a server that speaks none of them gets a plain
 async def _ask_all() -> dict[str, tuple[str, Capabilities]]:
     """Ask every destination what it is, and what it can do for a small file."""
     found_out = {"http", "https"}
-    asked = [s for s in schemes() if s not in found_out and not s.endswith("+https")]
+    asked = [
+        s for s in own_schemes() if s not in found_out and not s.endswith("+https")
+    ]
     with tempfile.TemporaryDirectory() as folder, _credentials():
         config = ServerConfig(directory=folder, port=0)
         async with running_server(config) as server:

@@ -1,8 +1,8 @@
 """
 What holds for every test.
 
-No event loop is blocked, properties search as hard as asked, and in CI no skip goes
-unseen.
+No setting of the user's is seen, no event loop is blocked, properties search as hard as
+asked, and in CI no skip goes unseen.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ _ALLOWED_SKIPS: Final = Path(__file__).parent.parent / ".ci" / "allowed-skips.tx
 settings.register_profile("usual", deadline=None)
 settings.register_profile("prove", deadline=None, max_examples=2000)
 settings.load_profile("usual")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let whoever wants to look at what the browser shows say where pictures go."""
+    parser.addoption("--screenshots", metavar="FOLDER", help="keep pictures of pages")
 
 
 @pytest.fixture(autouse=True)
@@ -125,7 +130,11 @@ def _allowed_skips() -> Iterator[str]:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Guard against skips where CI says that it is CI."""
+    """Forget how the user likes upload-kit; guard against skips where this is CI."""
+    for name in [name for name in os.environ if name.startswith("UPLOAD_KIT_")]:
+        del os.environ[name]
+    # Nor is a file of settings read, by whichever process a test starts.
+    os.environ["UPLOAD_KIT_CONFIG"] = os.devnull
     if os.environ.get("CI"):
         guard = SkipGuard(frozenset(_allowed_skips()))
         config.pluginmanager.register(guard, "skip-guard")

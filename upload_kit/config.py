@@ -16,6 +16,7 @@ DEFAULT_PARALLEL: Final = 3
 DEFAULT_MEMORY_BUDGET: Final = 64 * MIB
 DEFAULT_CONNECT_TIMEOUT: Final = 15.0
 DEFAULT_RESPONSE_TIMEOUT: Final = 120.0
+DEFAULT_READ_TIMEOUT: Final = 120.0
 DEFAULT_SESSION_TTL: Final = 48 * 3600.0
 DEFAULT_CLEANUP_INTERVAL: Final = 3600.0
 
@@ -135,6 +136,9 @@ class TransferPolicy:
     response_timeout: float = DEFAULT_RESPONSE_TIMEOUT
     """Seconds for the remote to answer once it has a chunk's last byte."""
 
+    read_timeout: float = DEFAULT_READ_TIMEOUT
+    """Seconds for the disk to give the next bytes of a file."""
+
     pause_on_wire: float = 10.0
     """Seconds that a pause holds a chunk on the wire. Servers break off after about 30,
     and until then the chunk takes up a slot that another upload could use."""
@@ -150,6 +154,7 @@ class TransferPolicy:
             stall_timeout=self.stall_timeout,
             min_rate=self.min_rate,
             response_timeout=self.response_timeout,
+            read_timeout=self.read_timeout,
             pause_on_wire=self.pause_on_wire,
             memory_budget=self.memory_budget,
         )

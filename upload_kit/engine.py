@@ -19,7 +19,9 @@ from upload_kit.errors import (
     ConfigurationError,
     IntegrityError,
     OffsetConflict,
+    RemoteError,
     RemoteGone,
+    SourceError,
     UploadKitError,
 )
 from upload_kit.events import EventKind, UploadEvent
@@ -216,7 +218,7 @@ class Engine:
             self._end(EventKind.CANCELLED, UploadStatus.CANCELLED, Stage.CANCELLED)
             raise
         except BaseException as error:
-            if isinstance(error, UploadKitError) and self._checkpoint is not None:
+            if isinstance(error, UploadKitError) and self._can_go_on_after(error):
                 error.session_id = self.session_id
             self._end(EventKind.FAILED, UploadStatus.FAILED, Stage.FAILED, error=error)
             raise
@@ -230,8 +232,15 @@ class Engine:
             verified=verified,
         )
 
+    def _can_go_on_after(self, error: UploadKitError) -> bool:
+        """Return whether there is a session, held by now or asked for by its ID."""
+        asked_for = self._request.session_id is not None
+        return self._checkpoint is not None or (
+            asked_for and isinstance(error, RemoteError | SourceError)
+        )
+
     async def _upload(self) -> tuple[RemoteObject, Verification]:
-        await self._source.open()
+        await self._source.open(self._policy.read_timeout)
         self.state.total = self._source.size
         spec = await describe(self._source, self._request, self._policy)
         self._enter(Stage.PLANNING)

@@ -16,8 +16,9 @@ import stat
 import threading
 from collections.abc import AsyncIterable, AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol, TypeAlias, TypeVar
 
+from upload_kit.config import DEFAULT_READ_TIMEOUT
 from upload_kit.errors import ConfigurationError, SourceChanged, SourceError
 from upload_kit.models import SourceIdentity
 from upload_kit.threads import in_thread
@@ -26,6 +27,8 @@ from upload_kit.units import KIB, MIB
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from hashlib import _Hash as Hash
+
+T = TypeVar("T")
 
 SourceLike: TypeAlias = (
     str
@@ -70,9 +73,13 @@ class Source(Protocol):
     head: bytes
     """First bytes, to tell the type by; empty where they cannot be peeked at."""
 
-    async def open(self) -> None:
+    async def open(self, patience: float = DEFAULT_READ_TIMEOUT) -> None:
         """
         Make ready and find out the size.
+
+        Args:
+            patience: Seconds for the disk to give the next bytes, now and in `read`.
+                A stream may take as long as its author does.
 
         Raises:
             SourceError: It is missing, unreadable, or nothing that can be uploaded.
@@ -97,7 +104,7 @@ class Source(Protocol):
             Bytes read; fewer than the buffer holds only at the end of the source.
 
         Raises:
-            SourceError: It cannot be read.
+            SourceError: It cannot be read, or its disk hangs.
             SourceChanged: It changed since it was opened.
         """
         ...
@@ -122,18 +129,44 @@ class FileSource:
         self.identity: SourceIdentity | None = None
         self.head = b""
         self._fd = -1
-        self._lock = threading.Lock()
+        self._guard = threading.Lock()
+        self._turn = threading.Lock()
+        self._patience = DEFAULT_READ_TIMEOUT
+        self._steps = 0
+        self._closed = False
 
-    async def open(self) -> None:
+    async def open(self, patience: float = DEFAULT_READ_TIMEOUT) -> None:
         """Open the file and remember what it looks like."""
-        await in_thread(self._open)
+        self._patience = patience
+        self._closed = False
+        await self._in_time(in_thread(self._open))
+
+    async def _in_time(self, work: asyncio.Future[T]) -> T:
+        """
+        Return what a thread brings, as long as it moves.
+
+        Raises:
+            SourceError: It does not: its disk hangs.
+        """
+        try:
+            while not work.done():
+                steps = self._steps
+                await asyncio.wait({work}, timeout=self._patience)
+                if not work.done() and self._steps == steps:
+                    raise SourceError(
+                        f"{self._path} gave nothing for {self._patience:g} s.",
+                        hint="Does its disk hang? Resume once it works.",
+                    )
+            return work.result()
+        finally:
+            work.cancel()
 
     def _open(self) -> None:
         try:
             self.path = str(self._path.absolute())
             # O_NONBLOCK: opening a FIFO without a writer would wait for ever.
             flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)
-            fd = self._fd = os.open(self._path, flags | getattr(os, "O_BINARY", 0))
+            fd = self._keep(os.open(self._path, flags | getattr(os, "O_BINARY", 0)))
         except FileNotFoundError as error:
             raise SourceError(
                 f"There is no file {self._path}.", hint="Check the path."
@@ -157,6 +190,15 @@ class FileSource:
         self.size = facts.st_size
         self.identity = _identity(facts)
 
+    def _keep(self, fd: int) -> int:
+        """Keep what was opened, unless nobody waits for it any more."""
+        with self._guard:
+            self._fd = fd
+            is_late = self._closed
+        if is_late:
+            self._close()
+        return fd
+
     def _require_empty(self) -> None:
         """Refuse the kernel's files, of which none says how long it is."""
         if self._read_into(memoryview(bytearray(1)), 0):
@@ -171,7 +213,8 @@ class FileSource:
         """Read in a thread; see `Source.read`."""
         if self.size == len(self.head):
             return _copy(memoryview(self.head), buffer, start, digests)
-        return await in_thread(self._read, buffer, start, digests)
+        work = in_thread(self._read, buffer, start, digests)
+        return await self._in_time(work)
 
     def _read(self, buffer: memoryview, start: int, digests: Sequence[Hash]) -> int:
         try:
@@ -193,6 +236,7 @@ class FileSource:
         while done < len(buffer):
             step = buffer[done : done + _STEP]
             count = self._read_into(step, start + done)
+            self._steps += 1
             if count == 0:
                 break
             for digest in digests:
@@ -203,7 +247,7 @@ class FileSource:
     def _read_into(self, view: memoryview, start: int) -> int:
         if hasattr(os, "preadv"):
             return os.preadv(self._fd, [view], start)
-        with self._lock:  # pragma: no cover (Windows has no positioned read)
+        with self._turn:  # pragma: no cover (Windows has no positioned read)
             os.lseek(self._fd, start, os.SEEK_SET)
             data = os.read(self._fd, len(view))
         view[: len(data)] = data  # pragma: no cover
@@ -216,7 +260,9 @@ class FileSource:
     def _close(self) -> None:
         # One of thousands of files must not stay in memory after its turn.
         self.head = b""
-        fd, self._fd = self._fd, -1
+        with self._guard:
+            self._closed = True
+            fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
@@ -262,7 +308,7 @@ class BytesSource:
         self.size: int | None = len(self._view)
         self.head = bytes(self._view[:_SMALL])
 
-    async def open(self) -> None:
+    async def open(self, patience: float = DEFAULT_READ_TIMEOUT) -> None:
         """Nothing needs to be made ready."""
 
     async def read(
@@ -298,7 +344,7 @@ class FileObjectSource:
         self.name = name
         self.size = size
 
-    async def open(self) -> None:
+    async def open(self, patience: float = DEFAULT_READ_TIMEOUT) -> None:
         """Find out how many bytes are left, where that can be told."""
         if self.size is None:
             self.size = await in_thread(self._remaining)
@@ -370,7 +416,7 @@ class IteratorSource:
         self.name = name
         self.size = size
 
-    async def open(self) -> None:
+    async def open(self, patience: float = DEFAULT_READ_TIMEOUT) -> None:
         """Nothing needs to be made ready."""
 
     async def read(

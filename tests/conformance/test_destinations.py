@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.flow import CountingFlow, body_of, chunk_of
-from tests.servers.gemini import KEY as GEMINI_KEY
-from tests.servers.gemini import GeminiServer
 from tests.servers.nginx import NginxServer
-from tests.servers.s3 import BUCKET, S3Server
+from upload_kit.bench.peers.gemini_server import KEY as GEMINI_KEY
+from upload_kit.bench.peers.gemini_server import GeminiServer
+from upload_kit.bench.peers.s3_server import BUCKET, S3Server
 from upload_kit.bodies import BufferedBody
 from upload_kit.config import ConnectionOptions
 from upload_kit.destinations.memory import memory_folder

@@ -16,6 +16,17 @@ if TYPE_CHECKING:
 
 _PATIENCE: Final = 40.0
 
+# By these a kernel knows that nobody watches it, or who has started it.
+_SIGNS: Final = frozenset(
+    {
+        "CI",
+        "BINDER_LAUNCH_HOST",
+        "BINDER_SERVICE_HOST",
+        "JUPYTERHUB_API_URL",
+        "SERVER_SOFTWARE",
+    }
+)
+
 
 @dataclass(kw_only=True)
 class Cell:
@@ -52,12 +63,18 @@ class Cell:
         return errors[0]["ename"] if errors else None
 
 
+def kernel_environment(own: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a kernel in front of which a person sits."""
+    outside = {name: value for name, value in os.environ.items() if name not in _SIGNS}
+    return {**outside, **own}
+
+
 class Kernel:
     """A running kernel and its client."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._manager = KernelManager(kernel_name="python3")
-        self._manager.start_kernel(env={**os.environ, **environment})
+        self._manager.start_kernel(env=kernel_environment(environment))
         self._connect()
         self.stray: list[dict[str, Any]] = []
         self.all: list[dict[str, Any]] = []

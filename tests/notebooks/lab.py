@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -12,6 +11,11 @@ import sys
 import time
 import urllib.request
 from typing import TYPE_CHECKING, Any, Final
+
+from playwright.sync_api import TimeoutError as PatienceError
+from playwright.sync_api import sync_playwright
+
+from tests.notebooks.kernel import kernel_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +35,23 @@ _FLAGS: Final = (
     "--disable-sync",
     "--disable-dev-shm-usage",
 )
-_PATIENCE: Final = 30.0
+_PATIENCE: Final = 40.0
+# Cells are drawn anew now and then, so that the whole page is watched for the prompt.
+_WATCH_PROMPT: Final = """index => {
+  const prompt = () => document.querySelectorAll('.jp-Notebook .jp-CodeCell')[index]
+    ?.querySelector('.jp-InputPrompt')?.innerText
+  const before = prompt()
+  const look = () => {
+    const now = prompt()
+    if (now !== before && /[*0-9]/.test(now)) {
+      window.promptChanged = true
+      observer.disconnect()
+    }
+  }
+  window.promptChanged = false
+  const observer = new MutationObserver(look)
+  observer.observe(document.body, {childList: true, characterData: true, subtree: true})
+}"""
 
 
 class Lab:
@@ -72,15 +92,16 @@ class Lab:
                 f"--IdentityProvider.token={TOKEN}",
                 f"--ServerApp.root_dir={self.notebooks}",
             ],
-            env={
-                **os.environ,
-                "JUPYTER_CONFIG_DIR": str(folder / "config"),
-                "JUPYTER_DATA_DIR": str(folder / "data"),
-                "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
-                "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
-                "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-                **environment,
-            },
+            env=kernel_environment(
+                {
+                    "JUPYTER_CONFIG_DIR": str(folder / "config"),
+                    "JUPYTER_DATA_DIR": str(folder / "data"),
+                    "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
+                    "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+                    "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+                    **environment,
+                }
+            ),
             stdout=self._log,
             stderr=subprocess.STDOUT,
         )
@@ -148,8 +169,6 @@ class Lab:
 @contextlib.contextmanager
 def open_browser(profile: Path) -> Iterator[BrowserContext]:
     """Start Chromium with an empty profile."""
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             str(profile),
@@ -205,26 +224,34 @@ class Notebook:
         self.wait_until_idle()
 
     def wait_until_idle(self) -> None:
-        """Wait until the kernel has nothing to do."""
-        self.page.wait_for_selector(
-            '.jp-Notebook-ExecutionIndicator[data-status="idle"]'
-        )
+        """
+        Wait until the kernel has had nothing to do for a moment.
+
+        On a busy machine the page may not find the kernel that runs, and ask for one:
+        it gets what it suggests. A cell that ran before that is settled would be lost.
+        """
+        asked = self.page.locator(".jp-Dialog .jp-mod-accept")
+        idle = self.page.locator('.jp-Notebook-ExecutionIndicator[data-status="idle"]')
+        deadline = time.monotonic() + _PATIENCE
+        settled = 0
+        while settled < 5:
+            assert time.monotonic() < deadline, "The kernel did not come to rest."
+            self.page.wait_for_timeout(200)
+            settled = settled + 1 if idle.count() and not asked.count() else 0
+            if asked.count():
+                asked.click()
 
     def run(self, index: int) -> None:
         """Run a cell; it need not be done afterwards."""
         cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
-        before = cell.locator(".jp-InputPrompt").inner_text()
+        # Watched, not compared afterwards: a new kernel counts from 1 again.
+        self.page.evaluate(_WATCH_PROMPT, index)
         for _ in range(5):
             cell.locator(".jp-InputArea-editor").click()
-            self.page.keyboard.press("Control+Enter")
-            with contextlib.suppress(Exception):
-                self.page.wait_for_function(
-                    "([index, before]) => document.querySelectorAll("
-                    "'.jp-Notebook .jp-CodeCell')[index]"
-                    ".querySelector('.jp-InputPrompt').innerText !== before",
-                    arg=[index, before],
-                    timeout=3000,
-                )
+            if not self.page.evaluate("window.promptChanged"):
+                self.page.keyboard.press("Control+Enter")
+            with contextlib.suppress(PatienceError):
+                self.page.wait_for_function("window.promptChanged", timeout=5000)
                 return
         raise AssertionError(f"Cell {index} did not run.")
 
@@ -233,12 +260,16 @@ class Notebook:
         cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)
         return cell.locator(".jp-Cell-outputWrapper")
 
-    def save(self) -> None:
-        """Save the notebook, and wait until it is on the disk."""
+    def save(self) -> Any:
+        """Save the notebook, and return what is on the disk then."""
         path = self.lab.notebooks / self.name
         before = path.stat().st_mtime_ns
         self.page.keyboard.press("Control+s")
         deadline = time.monotonic() + _PATIENCE
-        while path.stat().st_mtime_ns == before:
-            assert time.monotonic() < deadline, "The notebook was not saved."
+        while time.monotonic() < deadline:
+            if path.stat().st_mtime_ns != before:
+                # It is not written in one go.
+                with contextlib.suppress(json.JSONDecodeError):
+                    return json.loads(path.read_text())
             time.sleep(0.05)
+        raise AssertionError("The notebook was not saved.")

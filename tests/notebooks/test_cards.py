@@ -269,5 +269,7 @@ def test_the_board_of_many() -> None:
     assert not shown.results[0].success
     assert len(shown.results) + shown.more_results == 31
     text = card_text(shown)
+    assert "31 files incomplete" in text_of(card_html(shown))
+    assert ">incomplete<" in live_html(shown)
     assert "30 of 31 files complete" in text
     assert "bad: failed: There is no file" in text

@@ -21,28 +21,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from upload_kit.bench.peers import programs
+from upload_kit.bench.peers.servers import TUSPYSERVER
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from types import TracebackType
 
 _ROOT: Final = Path(__file__).parent.parent.parent
-_NPM: Final = _ROOT / ".venv" / "npm"
+_NPM: Final = programs.npm_folder()
 _SCRIPTS: Final = _ROOT / "tests" / "peers"
 # What @tus/server asks for.
 _NODE: Final = (20, 19)
 _PATIENCE: Final = 30.0
-
-_TUSPYSERVER: Final = """
-import socket, sys, uvicorn
-from fastapi import FastAPI
-from tuspyserver import create_tus_router
-app = FastAPI()
-app.include_router(create_tus_router(prefix="files", files_dir=sys.argv[1]))
-listener = socket.create_server(("127.0.0.1", int(sys.argv[2])))
-print(f"http://127.0.0.1:{listener.getsockname()[1]}/files/", flush=True)
-config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
-uvicorn.Server(config).run(sockets=[listener])
-"""
 
 
 def require_npm() -> None:
@@ -66,9 +57,9 @@ def require_python(package: str) -> None:
         pytest.skip(f"{package} is not installed: the group `peers` of pyproject.toml")
 
 
-def node_command(script: str) -> list[str]:
-    """Return how a script of tests/peers is run, its imports found in .venv/npm."""
-    return ["node", "--input-type=module", "-e", (_SCRIPTS / script).read_text()]
+def node_command(script: Path) -> list[str]:
+    """Return how a script is run, its imports found in .venv/npm."""
+    return ["node", "--input-type=module", "-e", script.read_text()]
 
 
 class PeerServer:
@@ -135,13 +126,13 @@ class PeerServer:
 def tuspyserver(folder: Path) -> PeerServer:
     """Return `tuspyserver` over a folder."""
     require_python("tuspyserver")
-    return PeerServer(folder, [sys.executable, "-c", _TUSPYSERVER])
+    return PeerServer(folder, [sys.executable, "-c", TUSPYSERVER])
 
 
 def tus_node_server(folder: Path) -> PeerServer:
     """Return `@tus/server` over a folder."""
     require_npm()
-    return PeerServer(folder, node_command("tus_server.mjs"))
+    return PeerServer(folder, node_command(programs.SCRIPTS / "tus_server.mjs"))
 
 
 class TusJs:
@@ -178,7 +169,7 @@ async def tus_js(file: Path, endpoint: str, **options: Any) -> AsyncIterator[Tus
     require_npm()
     given = {"endpoint": endpoint, "file": str(file), **options}
     process = await asyncio.create_subprocess_exec(
-        *node_command("tus_client.mjs"),
+        *node_command(_SCRIPTS / "tus_client.mjs"),
         json.dumps(given),
         cwd=_NPM,
         stdin=subprocess.DEVNULL,

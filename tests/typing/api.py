@@ -73,6 +73,7 @@ async def foundation() -> None:
         overwrite=False,
         whole_digest=True,
         stall_timeout=10.0,
+        read_timeout=60.0,
         memory_budget=2**20,
         max_connections=4,
         history=False,

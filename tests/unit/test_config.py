@@ -61,7 +61,7 @@ def test_options_do_not_show_their_secrets() -> None:
         for name in ("chunk_size", "max_parallel", "stall_timeout", "min_rate")
         for value in (0, -1, math.nan)
     ]
-    + [("response_timeout", 0), ("memory_budget", -5)],
+    + [("response_timeout", 0), ("read_timeout", 0), ("memory_budget", -5)],
 )
 def test_policy_out_of_range_is_refused(name: str, value: float) -> None:
     """The message names the field and the value."""

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from tests.servers.gemini import GRANULARITY, KEY, GeminiServer
+from upload_kit.bench.peers.gemini_server import GRANULARITY, KEY, GeminiServer
 from upload_kit.config import ConnectionOptions, RetryPolicy, Secret
 from upload_kit.destinations.gemini_api import GeminiApi, decode_sha256
 from upload_kit.destinations.registry import make_destination

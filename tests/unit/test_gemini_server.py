@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.servers.gemini import KEY, GeminiServer
+from upload_kit.bench.peers.gemini_server import KEY, GeminiServer
 from upload_kit.units import MIB
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from upload_kit.destinations import registry
 from upload_kit.destinations.local import LocalDestination
 from upload_kit.destinations.memory import MemoryDestination
-from upload_kit.destinations.registry import make_destination, schemes
+from upload_kit.destinations.registry import make_destination, own_schemes, schemes
 from upload_kit.errors import ConfigurationError
 
 
@@ -22,10 +22,10 @@ def test_schemes_of_the_first_release_are_known() -> None:
     assert list(known) == sorted(set(known))
 
 
-@pytest.mark.parametrize("scheme", registry._FACTORIES)
+@pytest.mark.parametrize("scheme", registry.own_schemes())
 def test_every_scheme_leads_to_an_adapter(scheme: str) -> None:
     """No dotted name in the table is misspelt."""
-    assert callable(pkgutil.resolve_name(registry._FACTORIES[scheme]))
+    assert callable(pkgutil.resolve_name(registry._OWN[scheme]))
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,7 @@ def test_registered_scheme_is_known() -> None:
     registry.register("elsewhere", "upload_kit.destinations.local:LocalDestination")
     assert isinstance(make_destination("elsewhere:///a"), LocalDestination)
     assert "elsewhere" in schemes()
+    assert "elsewhere" not in own_schemes()
 
 
 def test_adapters_are_imported_when_first_used() -> None:

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from tests.servers.s3 import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from tests.servers.s3_proxy import Fault, S3Proxy
+from upload_kit.bench.peers.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from upload_kit.config import ConnectionOptions, RetryPolicy, Secret
 from upload_kit.destinations.registry import make_destination
 from upload_kit.destinations.s3 import S3Destination

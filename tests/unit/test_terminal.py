@@ -200,12 +200,12 @@ class TestTally:
         assert [one.transfer_id for one in tally.active.values()] == ["a"]
 
     def test_failures_are_counted(self) -> None:
-        """A file that failed has ended, and is not complete."""
+        """A file that failed has ended, and is not complete; nor are all then."""
         tally = Tally(files=2, size=None)
         tally.update(ending(state("a"), success=False))
         tally.update(ending(state("b")))
         assert (tally.ended, tally.complete, tally.failed) == (2, 1, 1)
-        assert tally.total().status is UploadStatus.COMPLETE
+        assert tally.total().status is UploadStatus.FAILED
         assert tally.total().percent is None
 
     def test_what_was_there_before_does_not_count_as_speed(self) -> None:

@@ -46,6 +46,9 @@ class ConnectionKeywords(TypedDict, total=False):
     response_timeout: float | str
     """Seconds for the destination to answer."""
 
+    read_timeout: float | str
+    """Seconds for the disk to give the next bytes of a file."""
+
     max_connections: int
     """Open connections at most."""
 
@@ -116,6 +119,7 @@ _PARSERS: Final = {
     "stall_timeout": parse_duration,
     "connect_timeout": parse_duration,
     "response_timeout": parse_duration,
+    "read_timeout": parse_duration,
     "session_ttl": parse_duration,
 }
 _KNOWN: Final = frozenset(StartKeywords.__annotations__) | {"throttle"}

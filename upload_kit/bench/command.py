@@ -15,6 +15,7 @@ from upload_kit.bench.campaigns.command import (
 from upload_kit.bench.campaigns.registry import all_campaigns
 from upload_kit.bench.campaigns.runner import RunOptions
 from upload_kit.bench.cases import LOOPBACK, MEMORY, SMALL, layer_cases
+from upload_kit.bench.peers.command import run_peers
 from upload_kit.bench.report import BenchmarkReport
 from upload_kit.bench.run import Bench
 from upload_kit.units import format_rate, format_size
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from upload_kit.bench.run import Measurement
 
 SUITES: Final = ("link", "loopback", "small", "memory")
+"""What is measured unless something else is asked for."""
+PEERS: Final = "peers"
 
 
 def _cases(suite: str) -> list[Case]:
@@ -36,7 +39,7 @@ def _cases(suite: str) -> list[Case]:
 
 
 @click.command()
-@click.argument("suites", nargs=-1, type=click.Choice(SUITES))
+@click.argument("suites", nargs=-1, type=click.Choice([*SUITES, PEERS]))
 @click.option("--repeat", default=3, show_default=True, help="Rounds.")
 @click.option(
     "--folder",
@@ -50,6 +53,17 @@ def _cases(suite: str) -> list[Case]:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object a run.")
 @click.option(
+    "--row",
+    "rows",
+    multiple=True,
+    metavar="WORD",
+    help="Of the peers, only rows in whose names this stands; may be repeated.",
+)
+@click.option(
+    "--size",
+    help="Of the peers, send files of this size.  [default: 1GiB, on the link 256MiB]",
+)
+@click.option(
     "--faults",
     is_flag=True,
     help="Look for lost and wrong bytes instead: upload through every fault there is.",
@@ -62,6 +76,8 @@ def bench(
     *,
     report: Path | None,
     as_json: bool,
+    rows: tuple[str, ...],
+    size: str | None,
     faults: bool,
     only: tuple[str, ...],
     **options: Any,
@@ -72,6 +88,10 @@ def bench(
     SUITES are `link` (the layers over a slow link), `loopback` (how fast it can be),
     `small` (many files) and `memory`; all of them by default. Client and server share
     this machine's cores.
+
+    `peers`, which has to be asked for, sends the same file with other clients and to
+    other servers too. It needs upload_kit[peers], and tus-js-client, @tus/server and
+    @tus/file-store from npm.
 
     With --faults, thousands of uploads go through broken links, killed processes, full
     disks and changing files, and what was stored is compared with what was sent. The
@@ -85,6 +105,11 @@ def bench(
             as_json=as_json,
         )
         click.get_current_context().exit(0 if good else 1)
+    if PEERS in suites:
+        if len(suites) > 1:
+            raise click.UsageError("Measure peers by itself.")
+        run_peers(rows, repeat, folder, size=size, report=report, as_json=as_json)
+        return
     everything = []
     for suite in suites or SUITES:
         done = []

@@ -97,7 +97,7 @@ class BenchmarkReport:
         Raises:
             MissingExtra: pandas is not installed.
         """
-        pandas = _pandas()
+        pandas = load_pandas()
         rows = [_row(measurement) for measurement in self.measurements]
         frame: pd.DataFrame = pandas.DataFrame(rows, columns=list(SCHEMA))
         frame = frame.astype(SCHEMA)
@@ -164,7 +164,7 @@ class BenchmarkReport:
 
     def to_text(self) -> str:
         """Return the summary as a table for a terminal, and the machine beneath it."""
-        with _pandas().option_context(
+        with load_pandas().option_context(
             "display.width", 250, "display.max_columns", 30, "display.precision", 3
         ):
             table = str(self.summary())
@@ -203,7 +203,8 @@ def _row(measurement: Measurement) -> dict[str, Any]:
     }
 
 
-def _pandas() -> Any:
+def load_pandas() -> Any:
+    """Return pandas; MissingExtra tells how to get it."""
     try:
         import pandas as pd
     except ModuleNotFoundError as error:

@@ -130,15 +130,15 @@ class Bench:
         url = self._linked(case, server)
         raw = None
         if case.link is None:
-            _warm(min(2 * case.size * case.files, 2 * GIB))
+            warm_memory(min(2 * case.size * case.files, 2 * GIB))
             raw = raw_socket_rate(min(case.size * case.files, GIB))
         process = psutil.Process(server.pid)
-        before = _cpu_seconds(process)
+        before = cpu_seconds(process)
         order = ClientOrder(
             case=case, url=url, sources=sources, state=str(self._folder / "sessions")
         )
         figures = _run_client(order)
-        server_cpu = _cpu_seconds(process) - before
+        server_cpu = cpu_seconds(process) - before
         self._tidy(server, case)
         return Measurement(
             case=case,
@@ -163,7 +163,7 @@ class Bench:
         if not folder.exists():
             folder.mkdir()
             for path in paths:
-                _make_file(Path(path), case.size, sparse=case.sparse)
+                make_file(Path(path), case.size, sparse=case.sparse)
         return paths
 
     def _server(self, storing: Storing) -> ServerProcess:
@@ -223,25 +223,26 @@ def _run_client(order: ClientOrder) -> ClientFigures:
     return ClientFigures.from_json(done.stdout)
 
 
-def _cpu_seconds(process: psutil.Process) -> float:
+def cpu_seconds(process: psutil.Process) -> float:
     """Return user and system seconds of a process and its children."""
     times = [process.cpu_times()]
     times += [child.cpu_times() for child in process.children(recursive=True)]
     return sum(time.user + time.system for time in times)
 
 
-def _make_file(path: Path, size: int, *, sparse: bool) -> None:
+def make_file(path: Path, size: int, *, sparse: bool) -> None:
+    """Write a file that does not shrink when compressed, or one without blocks."""
     with path.open("wb") as file:
         if sparse:
             file.truncate(size)
             return
-        # Random, so that nothing shrinks; seeded, so that every run is the same.
+        # Seeded, so that every run is the same.
         block = random.Random(size).randbytes(min(size, _BLOCK))  # noqa: S311
         for start in range(0, size, _BLOCK):
             file.write(block[: size - start])
 
 
-def _warm(size: int) -> None:
+def warm_memory(size: int) -> None:
     """Touch memory, which the host of a virtual machine may have taken back."""
     child = os.fork()
     if child == 0:

@@ -11,13 +11,15 @@ from upload_kit.errors import ConfigurationError, MissingExtra
 from upload_kit.locations import parse_location
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from upload_kit.destinations.base import Destination, DestinationFactory
 
 ENTRY_POINTS: Final = "upload_kit.destinations"
 """Other packages offer schemes under this entry point group: `scheme = module:name`."""
 
 _HERE: Final = "upload_kit.destinations"
-_FACTORIES: Final[dict[str, str]] = {
+_OWN: Final[Mapping[str, str]] = {
     "file": f"{_HERE}.local:LocalDestination",
     "memory": f"{_HERE}.memory:MemoryDestination",
     "gemini": f"{_HERE}.gemini:GeminiDestination",
@@ -31,6 +33,8 @@ _FACTORIES: Final[dict[str, str]] = {
     "tus+http": f"{_HERE}.tus:TusDestination",
     "tus+https": f"{_HERE}.tus:TusDestination",
 }
+# What this process was offered besides; it may stand in for one of ours.
+_REGISTERED: Final[dict[str, str]] = {}
 # What to install when the module behind a scheme cannot be imported.
 _EXTRAS: Final[dict[str, str]] = {"s3": "s3"}
 
@@ -44,13 +48,18 @@ def register(scheme: str, factory: str) -> None:
 
         factory: `module:name` of a `DestinationFactory`.
     """
-    _FACTORIES[scheme] = factory
+    _REGISTERED[scheme] = factory
+
+
+def own_schemes() -> tuple[str, ...]:
+    """Return the schemes of this package, whatever else is registered or installed."""
+    return tuple(sorted(_OWN))
 
 
 def schemes() -> tuple[str, ...]:
     """Return every scheme that is known, those of other packages too."""
     offered = (point.name for point in entry_points(group=ENTRY_POINTS))
-    return tuple(sorted({*_FACTORIES, *offered}))
+    return tuple(sorted({*_OWN, *_REGISTERED, *offered}))
 
 
 def make_destination(url: str, options: ConnectionOptions | None = None) -> Destination:
@@ -67,7 +76,7 @@ def make_destination(url: str, options: ConnectionOptions | None = None) -> Dest
 
 
 def _factory(scheme: str) -> DestinationFactory:
-    target = _FACTORIES.get(scheme) or _offered(scheme)
+    target = _REGISTERED.get(scheme) or _OWN.get(scheme) or _offered(scheme)
     module, _, name = target.partition(":")
     try:
         factory: DestinationFactory = getattr(import_module(module), name)

@@ -7,6 +7,7 @@ for everybody; an adapter that knows better looks at `Reply.status` first.
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import logging
 import time
@@ -33,6 +34,7 @@ from upload_kit.units import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from types import SimpleNamespace
 
     from multidict import CIMultiDictProxy
 
@@ -49,6 +51,9 @@ _SMALL: Final = 64 * KIB
 _MAX_REPLY: Final = 64 * MIB
 # Below what servers and proxies keep idle connections open for (nginx: 75 s, S3: 5 s).
 _KEEP_ALIVE: Final = 4.0
+# Bytes a second, the least at which a request that is no chunk is sent and answered; a
+# chunk's own lane watches how fast that moves.
+_LEAST_RATE: Final = 8 * KIB
 # Characters of what another side said that are shown in a message.
 _EXCERPT: Final = 200
 
@@ -186,11 +191,7 @@ class Wire:
                 ),
                 headers={"User-Agent": f"upload_kit/{upload_kit.__version__}"}
                 | self._credentials(),
-                timeout=aiohttp.ClientTimeout(
-                    total=None,
-                    sock_connect=self._options.connect_timeout,
-                    sock_read=self._options.response_timeout,
-                ),
+                trace_configs=[_tracing()],
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 read_bufsize=MIB,
@@ -227,8 +228,10 @@ class Wire:
 
             skip: Bytes of the chunk's wire form to leave out at the start.
 
-            response_timeout: Seconds to wait for the answer once the body was sent;
-                None for the one in the options.
+            response_timeout: Seconds to wait for the answer once the body was sent, and
+                for each of its pieces; None for the one in the options. But for a
+                chunk's, the whole of it has to come in that time, and what it takes at
+                8 KiB a second.
 
         Raises:
             RemoteUnavailable: No connection, or it broke, or no answer in time.
@@ -238,26 +241,23 @@ class Wire:
         """
         target = _target(url)
         sender = _Sender(body, skip)
-        timeout = (
-            aiohttp.ClientTimeout(
-                total=None,
-                sock_connect=self._options.connect_timeout,
-                sock_read=response_timeout,
-            )
-            if response_timeout is not None
-            else aiohttp.helpers.sentinel
-        )
+        seconds = response_timeout or self._options.response_timeout
+        clock = _Clock(self._options.connect_timeout, sender.time_for(seconds))
         begun = time.perf_counter()
         try:
-            async with self._open().request(
-                method,
-                target,
-                headers={**sender.headers, **(headers or {})},
-                data=await sender.data(),
-                timeout=timeout,
-                allow_redirects=False,
-            ) as response:
-                content = await _read(response, url)
+            async with (
+                clock.running(),
+                self._open().request(
+                    method,
+                    target,
+                    headers={**sender.headers, **(headers or {})},
+                    data=await sender.data(),
+                    timeout=aiohttp.ClientTimeout(total=None, sock_read=seconds),
+                    allow_redirects=False,
+                    trace_request_ctx=clock,
+                ) as response,
+            ):
+                content = await _read(response, url, clock)
                 if response.status >= 400:
                     content = self._without_secrets(content)
                 if logger.isEnabledFor(logging.DEBUG):
@@ -271,7 +271,9 @@ class Wire:
                     body=content,
                 )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise (sender.failure or _translate(error, method, redact(url))) from error
+            shown = redact(url)
+            failure = sender.failure or clock.failure(shown)
+            raise (failure or _translate(error, method, shown)) from error
 
     def _without_secrets(self, content: bytes) -> bytes:
         """Hide what some servers echo when they refuse: our own headers."""
@@ -287,6 +289,76 @@ class Wire:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+class _Clock:
+    """
+    Ends a request that takes too long to be connected, sent or answered.
+
+    aiohttp has a limit on the silence between two pieces of an answer, and none on the
+    resolver, on a peer that does not read, or on one that answers a byte at a time.
+
+    Args:
+        connect: Seconds to resolve, connect and shake hands.
+
+        answer: Seconds from then on; None where somebody else watches.
+    """
+
+    def __init__(self, connect: float, answer: float | None) -> None:
+        self._connect = connect
+        self._answer = answer
+        self._is_connecting = False
+        self._timeout = asyncio.timeout(None)
+
+    def running(self) -> asyncio.Timeout:
+        """Return the context that ends with a TimeoutError."""
+        return self._timeout
+
+    def connecting(self) -> None:
+        """Say that a connection is being made; waiting for others has no limit."""
+        self._is_connecting = True
+        self._allow(self._connect)
+
+    def connected(self) -> None:
+        """Say that there is a connection."""
+        self._is_connecting = False
+        self._allow(self._answer)
+
+    def received(self, size: int) -> None:
+        """Give an answer of this size more time, for its next piece."""
+        until = self._timeout.when()
+        if until is not None and not self._timeout.expired():
+            self._timeout.reschedule(until + size / _LEAST_RATE)
+
+    def failure(self, url: str) -> RemoteUnavailable | None:
+        """Return the error of a connection that took too long."""
+        if not (self._is_connecting and self._timeout.expired()):
+            return None
+        return RemoteUnavailable(
+            f"Cannot connect to {url}: not within {self._connect:g} s.",
+            hint="Does the name resolve, and does a firewall let this through?",
+        )
+
+    def _allow(self, seconds: float | None) -> None:
+        if not self._timeout.expired():
+            loop = asyncio.get_running_loop()
+            self._timeout.reschedule(None if seconds is None else loop.time() + seconds)
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    """Have aiohttp tell the clock of each request where it stands."""
+
+    async def connecting(_: object, context: SimpleNamespace, __: object) -> None:
+        context.trace_request_ctx.connecting()
+
+    async def connected(_: object, context: SimpleNamespace, __: object) -> None:
+        context.trace_request_ctx.connected()
+
+    tracing = aiohttp.TraceConfig()
+    tracing.on_connection_create_start.append(connecting)
+    tracing.on_connection_create_end.append(connected)
+    tracing.on_connection_reuseconn.append(connected)
+    return tracing
 
 
 class _Sender:
@@ -308,6 +380,12 @@ class _Sender:
         if self._body.encoding is not None:
             headers["Content-Encoding"] = self._body.encoding
         return headers
+
+    def time_for(self, answer: float) -> float | None:
+        """Return the seconds to send it in and hear an answer; None for a chunk."""
+        if self._body is None or isinstance(self._body, bytes):
+            return answer + len(self._body or b"") / _LEAST_RATE
+        return None
 
     async def data(self) -> AsyncIterator[memoryview] | memoryview | bytes | None:
         """Return what aiohttp takes as `data`."""
@@ -337,9 +415,10 @@ def _target(url: str) -> URL:
         raise ConfigurationError(f"Not a URL: {redact(url)}.") from error
 
 
-async def _read(response: aiohttp.ClientResponse, url: str) -> bytes:
+async def _read(response: aiohttp.ClientResponse, url: str, clock: _Clock) -> bytes:
     content = bytearray()
     async for piece in response.content.iter_any():
+        clock.received(len(piece))
         content += piece
         if len(content) > _MAX_REPLY:
             raise RemoteRejected(

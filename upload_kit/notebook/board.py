@@ -74,6 +74,13 @@ class View:
         return self.ended == self.files
 
     @property
+    def state(self) -> str:
+        """How it stands, in one word."""
+        if self.is_final and 0 < self.complete < self.files:
+            return "incomplete"
+        return self.progress.status.value
+
+    @property
     def failed(self) -> tuple[UploadResult, ...]:
         """Those of the results that failed."""
         return tuple(result for result in self.results if not result.success)

@@ -77,8 +77,7 @@ def card_text(view: View) -> str:
     if view.files == 1:
         if view.results:
             return _result_text(view.results[0])
-        state = view.progress.status.value
-        return f"{printable(view.name)}: {state}, {amount(view.progress)}"
+        return f"{printable(view.name)}: {view.state}, {amount(view.progress)}"
     lines = [_sum(view), *map(_result_text, view.failed)]
     if len(view.results) == view.files:
         lines = [*lines[:1], *map(_result_text, view.results)]
@@ -103,7 +102,7 @@ def _head(view: View) -> str:
     where = ""
     if not view.results and view.destination:
         where = f' <span style="{_MUTED}">to {safe(view.destination)}</span>'
-    return f"<div>{sign} {name} {status.value}{where}</div>"
+    return f"<div>{sign} {name} {view.state}{where}</div>"
 
 
 def _body(view: View) -> Iterable[str]:

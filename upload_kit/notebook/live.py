@@ -64,15 +64,6 @@ STYLE: Final = """<style>
 </style>"""
 """Stands once in each panel; without Jupyter's variables the fallbacks hold."""
 
-_WORDS: Final = {
-    UploadStatus.PENDING: "starting",
-    UploadStatus.UPLOADING: "uploading",
-    UploadStatus.PAUSED: "paused",
-    UploadStatus.COMPLETE: "complete",
-    UploadStatus.FAILED: "failed",
-    UploadStatus.CANCELLED: "cancelled",
-}
-
 
 def live_html(view: View) -> str:
     """Return a job as HTML for a widget, which nothing is taken away from."""
@@ -95,18 +86,21 @@ def _head(view: View) -> str:
         '<div class="uk-head">'
         f'<span class="uk-name">{safe(view.name)}</span>'
         f'<span class="uk-to">{to}</span>'
-        f'<span class="uk-state">{_word(view.progress)}</span>'
+        f'<span class="uk-state">{_word(view)}</span>'
         f'<span class="uk-percent">{_percent(view.progress)}</span></div>'
     )
 
 
-def _word(progress: UploadProgress) -> str:
+def _word(view: View) -> str:
+    progress = view.progress
+    if progress.status is UploadStatus.PENDING:
+        return "starting"
     uploading = progress.status is UploadStatus.UPLOADING
     if uploading and progress.stage is Stage.VERIFYING:
         return "verifying"
     if uploading and progress.eta is not None:
         return f"uploading, {format_duration(progress.eta)} left"
-    return _WORDS[progress.status]
+    return view.state
 
 
 def _percent(progress: UploadProgress) -> str:

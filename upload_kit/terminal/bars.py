@@ -21,7 +21,7 @@ from upload_kit.terminal.words import (
     percent,
     printable,
 )
-from upload_kit.units import format_size
+from upload_kit.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -147,7 +147,7 @@ class Bars:
         if self._total is not None:
             total = self._tally.total()
             if self._tally.failed:
-                self._notes["total"] = f"{pace(total)}, {self._tally.failed:,} failed"
+                self._notes["total"] = f"{_doing(total)}, {self._tally.failed:,} failed"
             width = max(self._name_width, len(total.name))
             self._name_width = min(width, _NAME)
             self._total.draw(total, self._facts(total), name_width=self._name_width)
@@ -235,6 +235,11 @@ class Bars:
         for result in self._results if self._tells_results else ():
             self._out.write(describe_result(result) + "\n")
         self._out.flush()
+
+
+def _doing(total: UploadProgress) -> str:
+    over = total.status.is_final
+    return f"done in {format_duration(total.elapsed)}" if over else pace(total)
 
 
 def cut(text: str, width: int) -> str:

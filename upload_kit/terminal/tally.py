@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from upload_kit.events import EventKind
 from upload_kit.models import Stage, UploadProgress, UploadStatus
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from upload_kit.events import UploadEvent
+
+
+_DONE: Final = UploadStatus.COMPLETE
 
 
 class Tally:
@@ -38,6 +41,7 @@ class Tally:
         self.complete = 0
         self.ended = 0
         self.active: dict[str, UploadEvent] = {}
+        self._endings: set[UploadStatus] = set()
         self._size = size
         self._confirmed = 0
         self._resumed = 0
@@ -45,6 +49,7 @@ class Tally:
         self._meter = RateMeter(clock=clock)
         self._clock = clock
         self._started = clock()
+        self._over: float | None = None
 
     def update(self, event: UploadEvent) -> None:
         """Take in an event."""
@@ -60,6 +65,9 @@ class Tally:
         if event.kind.is_final:
             self.ended += 1
             self.complete += event.kind is EventKind.COMPLETED
+            self._endings.add(now.status)
+            if self.ended >= self.files:
+                self._over = self._clock()
         else:
             self.active[event.transfer_id] = event
 
@@ -70,10 +78,10 @@ class Tally:
 
     def total(self) -> UploadProgress:
         """Return the sum, as if all files were one."""
-        elapsed = max(self._clock() - self._started, 1e-9)
+        now = self._clock() if self._over is None else self._over
+        elapsed = max(now - self._started, 1e-9)
         average = max(0, self._confirmed - self._resumed) / elapsed
-        over = self.ended >= self.files
-        rate = 0.0 if over else self._meter.rate()
+        rate = self._meter.rate() if self._over is None else 0.0
         remaining = None if self._size is None else self._size - self._confirmed
         return UploadProgress(
             transfer_id="total",
@@ -92,5 +100,8 @@ class Tally:
         )
 
     def _status(self) -> UploadStatus:
-        over = self.ended >= self.files
-        return UploadStatus.COMPLETE if over else UploadStatus.UPLOADING
+        """Return what still happens, and at the end the worst that did."""
+        if self._over is None:
+            return UploadStatus.UPLOADING
+        worst_first = (UploadStatus.FAILED, UploadStatus.CANCELLED)
+        return next((one for one in worst_first if one in self._endings), _DONE)

@@ -10,6 +10,7 @@ from upload_kit.config import (
     DEFAULT_CHUNK_SIZE,
     DEFAULT_CONNECT_TIMEOUT,
     DEFAULT_MEMORY_BUDGET,
+    DEFAULT_READ_TIMEOUT,
     DEFAULT_RESPONSE_TIMEOUT,
     ConnectionOptions,
     RetryPolicy,
@@ -79,6 +80,9 @@ class ChunkedUploader:
         response_timeout: Seconds for the destination to answer once it was sent what it
             is to answer to; what grows with the file's size comes on top.
 
+        read_timeout: Seconds for the disk to give the next bytes of a file; streams may
+            take as long as their authors do.
+
         memory_budget: Bytes of chunk buffers, over all uploads of this uploader.
 
         max_connections: Open connections at most.
@@ -114,6 +118,7 @@ class ChunkedUploader:
         stall_timeout: float = 30.0,
         connect_timeout: float = DEFAULT_CONNECT_TIMEOUT,
         response_timeout: float = DEFAULT_RESPONSE_TIMEOUT,
+        read_timeout: float = DEFAULT_READ_TIMEOUT,
         memory_budget: int = DEFAULT_MEMORY_BUDGET,
         max_connections: int = 100,
         history: bool | str | Path = True,
@@ -126,6 +131,7 @@ class ChunkedUploader:
             overwrite=overwrite,
             stall_timeout=stall_timeout,
             response_timeout=response_timeout,
+            read_timeout=read_timeout,
             memory_budget=memory_budget,
         )
         self._on_progress = on_progress

@@ -30,6 +30,7 @@ class UploaderOptions(TypedDict, total=False):
     stall_timeout: float
     connect_timeout: float
     response_timeout: float
+    read_timeout: float
     memory_budget: int
     max_connections: int
     history: bool | str | Path

@@ -159,7 +159,7 @@ class ResumableUploader(ParallelUploader):
         """
         opened, request = read_options(source, options)
         async with self._session_keeper() as keeper:
-            await opened.open()
+            await opened.open(self.policy().read_timeout)
             try:
                 if not opened.rereadable:
                     raise SourceError(

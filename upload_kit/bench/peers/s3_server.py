@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 ACCESS_KEY: Final = "AKIAOFTHETESTS"
-SECRET_KEY: Final = "a-secret-key-of-the-tests"
+# It opens nothing.
+SECRET_KEY: Final = "a-secret-key-of-the-tests"  # noqa: S105
 BUCKET: Final = "bucket"
 _BIN: Final = Path(sys.executable).parent
 _START_SECONDS: Final = 40.0
@@ -72,6 +73,12 @@ class S3Server:
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+
+    @property
+    def pid(self) -> int:
+        """The process; only while it runs."""
+        assert self._process is not None
+        return self._process.pid
 
     def client(self) -> Any:
         """Return botocore's own client of this server, to look at what is there."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from aiohttp import web
 
-from tests.servers.gemini_session import Session
+from upload_kit.bench.peers.gemini_session import Session
 from upload_kit.units import KIB, MIB
 
 if TYPE_CHECKING:
