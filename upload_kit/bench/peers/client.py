@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+STORED_NAME: Final = "file.bin"
+"""What the file is called, here and there."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerOrder(Record):
     """What a measured client is to do."""
@@ -87,7 +91,7 @@ def _tuspy(order: PeerOrder) -> Callable[[], None]:
         uploader = TusClient(order.url).uploader(
             order.path,
             chunk_size=order.chunk_size,
-            metadata={"filename": "file.bin", "filetype": "application/octet-stream"},
+            metadata={"filename": STORED_NAME, "filetype": "application/octet-stream"},
         )
         uploader.upload()
 
@@ -106,7 +110,7 @@ def _boto3(order: PeerOrder) -> Callable[[], None]:
 
     def upload() -> None:
         client = boto3.client("s3", endpoint_url=order.url)
-        client.upload_file(order.path, order.bucket, "file.bin", Config=config)
+        client.upload_file(order.path, order.bucket, STORED_NAME, Config=config)
         client.close()
 
     return upload
@@ -123,7 +127,7 @@ def _obstore(order: PeerOrder) -> Callable[[], None]:
         )
         obstore.put(
             store,
-            "file.bin",
+            STORED_NAME,
             Path(order.path),
             use_multipart=True,
             chunk_size=order.chunk_size,

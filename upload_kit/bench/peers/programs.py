@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 from upload_kit.bench.peers.client import (
     CLIENTS,
+    STORED_NAME,
     PeerFigures,
     PeerOrder,
     resident_bytes,
@@ -138,8 +139,8 @@ def _words(order: PeerOrder) -> list[str]:
         words = ["--endpoint-url", order.url, "--log", "error", "cp"]
         words += ["--part-size", str(max(1, order.chunk_size // MIB))]
         words += ["--concurrency", str(order.parallel), order.path]
-        return [found, *words, f"s3://{order.bucket}/file.bin"]
-    words = ["copyto", order.path, f":s3:{order.bucket}/file.bin"]
+        return [found, *words, f"s3://{order.bucket}/{STORED_NAME}"]
+    words = ["copyto", order.path, f":s3:{order.bucket}/{STORED_NAME}"]
     words += ["--config", os.devnull, "--s3-env-auth", "--s3-provider", "Other"]
     words += ["--s3-endpoint", order.url, "--s3-no-check-bucket"]
     words += ["--s3-chunk-size", f"{order.chunk_size}B", "--s3-upload-cutoff", "5Mi"]

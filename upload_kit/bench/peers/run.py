@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 import psutil
 
 from upload_kit.bench.peers.cases import PeerCase
-from upload_kit.bench.peers.client import PeerOrder
+from upload_kit.bench.peers.client import STORED_NAME, PeerOrder
 from upload_kit.bench.peers.programs import missing, run_client
 from upload_kit.bench.peers.servers import PeerServers
 from upload_kit.bench.run import cpu_seconds, make_file, warm_memory
@@ -148,7 +148,9 @@ class PeerBench:
         )
 
     def _source(self, size: int) -> Path:
-        path = self._folder / f"{size}.bin"
+        # An object of this name is what is looked for in a bucket.
+        path = self._folder / str(size) / STORED_NAME
         if not path.exists():
+            path.parent.mkdir()
             make_file(path, size, sparse=False)
         return path

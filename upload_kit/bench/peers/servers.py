@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from upload_kit.bench.link_process import start_link_process
 from upload_kit.bench.peers.cases import OURS
+from upload_kit.bench.peers.client import STORED_NAME
 from upload_kit.bench.peers.programs import node_command, npm_folder
 from upload_kit.errors import UploadKitError
 from upload_kit.server.child import ServerProcess
@@ -229,7 +230,10 @@ class PeerServers:
             bucket=bucket,
             environment={**server.environment, "AWS_ENDPOINT_URL_S3": url},
         )
-        client.delete_object(Bucket=bucket, Key="file.bin")
+        stored = client.head_object(Bucket=bucket, Key=STORED_NAME)["ContentLength"]
+        if stored != case.size:
+            raise UploadKitError(f"{case.name} stored {stored} bytes.")
+        client.delete_object(Bucket=bucket, Key=STORED_NAME)
         client.delete_bucket(Bucket=bucket)
 
     def _linked(self, url: str, link: LinkSpec | None) -> str:
