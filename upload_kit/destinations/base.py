@@ -7,13 +7,14 @@ read that, and nobody ever asks for its type.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from upload_kit.bodies import ChunkBody
     from upload_kit.config import ConnectionOptions
+    from upload_kit.destinations.wire import Reply, Wire
     from upload_kit.locations import Location
     from upload_kit.models import ChunkMetadata, Receipt, RemoteObject, UploadSpec
     from upload_kit.planning import Capabilities, Plan
@@ -122,6 +123,25 @@ class Destination(Protocol):
 
     async def aclose(self) -> None:
         """Let go of connections and files; safe to call again."""
+        ...
+
+
+@runtime_checkable
+class Introduced(Protocol):
+    """A destination that need not ask what its server has told somebody before."""
+
+    def introduce(self, wire: Wire, reply: Reply) -> None:
+        """
+        Take what the server answered to OPTIONS, and the connection to it.
+
+        Args:
+            wire: Made with the options of this destination, which owns it from now on.
+
+            reply: The answer, a good one or not.
+
+        Raises:
+            UploadKitError: What the answer stands for, if it is no good one.
+        """
         ...
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from yarl import URL
 
+from upload_kit.destinations.base import Introduced
 from upload_kit.destinations.registry import make_destination
 from upload_kit.destinations.wire import Wire
 from upload_kit.errors import AuthenticationFailed, RemoteUnavailable
@@ -40,24 +41,32 @@ class DiscoveredDestination:
     async def _destination(self) -> Destination:
         async with self._asking:
             if self._found is None:
-                protocol = await self._ask()
-                url = f"{protocol}+{self._location.url.reveal()}"
-                self._found = make_destination(url, self._options)
+                wire = Wire(self._options)
+                try:
+                    self._found = await self._find(wire)
+                finally:
+                    if not isinstance(self._found, Introduced):
+                        await wire.aclose()
         return self._found
 
-    async def _ask(self) -> str:
-        wire = Wire(self._options)
-        try:
-            reply = await wire.request("OPTIONS", str(URL(self._location.url.reveal())))
-        finally:
-            await wire.aclose()
+    async def _find(self, wire: Wire) -> Destination:
+        url = self._location.url.reveal()
+        reply = await wire.request("OPTIONS", str(URL(url)))
+        found = make_destination(f"{self._protocol(reply)}+{url}", self._options)
+        if isinstance(found, Introduced):
+            found.introduce(wire, reply)
+        return found
+
+    @staticmethod
+    def _protocol(reply: Reply) -> str:
+        """Return what the server speaks, unless nothing can be said of it now."""
         if reply.status in {401, 407}:
             raise AuthenticationFailed(str(reply.error()), status=reply.status)
         error = reply.error()
         if isinstance(error, RemoteUnavailable):
             # It may speak any protocol once it is well again.
             raise error
-        return _protocol(reply)
+        return _telltale(reply)
 
     async def negotiate(self, spec: UploadSpec) -> Capabilities:
         """Find out, then ask; see `Destination.negotiate`."""
@@ -77,7 +86,7 @@ class DiscoveredDestination:
             await self._found.aclose()
 
 
-def _protocol(reply: Reply) -> str:
+def _telltale(reply: Reply) -> str:
     for header, protocol in _TELLTALES:
         if header in reply.headers:
             return protocol

@@ -102,8 +102,17 @@ class NativeDestination:
         # One request says how many bytes it has; a coded one could not.
         return replace(self._capabilities, encodings=frozenset())
 
+    def introduce(self, wire: Wire, reply: Reply) -> None:
+        """Take what the server has told; see `Introduced`."""
+        self._capabilities = self._read(reply)
+        self._wire = wire
+
     async def _ask(self) -> Capabilities:
-        reply = await self._wire.request("OPTIONS", self._base)
+        return self._read(await self._wire.request("OPTIONS", self._base))
+
+    @staticmethod
+    def _read(reply: Reply) -> Capabilities:
+        """Return what the server says of itself in its answer to OPTIONS."""
         if reply.status != 200:
             raise reply.error()
         facts = reply.read_as(_Facts)
@@ -126,13 +135,15 @@ class NativeDestination:
             "metadata": spec.metadata,
             "whole_digest": spec.whole_digest,
         }
-        status = await self._begin(facts)
+        status, is_new = await self._begin(facts)
         if status.chunk_size != plan.chunk_size:
             raise RemoteRejected(
                 f"{redact(self._base)} wants chunks of {status.chunk_size} bytes, not"
                 f" {plan.chunk_size}."
             )
-        return NativeUpload(self._wire, self._base, status.session_id, spec)
+        return NativeUpload(
+            self._wire, self._base, status.session_id, spec, is_new=is_new
+        )
 
     async def reopen(
         self, spec: UploadSpec, plan: Plan, token: str
@@ -141,12 +152,13 @@ class NativeDestination:
         if token.startswith(_ONCE):
             return self._one_request(spec, token)
         await self._begin({"name": spec.name, "session_id": token})
-        return NativeUpload(self._wire, self._base, token, spec)
+        return NativeUpload(self._wire, self._base, token, spec, is_new=False)
 
     def _one_request(self, spec: UploadSpec, token: str) -> OneRequest:
         return OneRequest(self._wire, self._base, spec, token)
 
-    async def _begin(self, facts: dict[str, Any]) -> _Status:
+    async def _begin(self, facts: dict[str, Any]) -> tuple[_Status, bool]:
+        """Begin or find an upload; return how it stands, and whether it is new."""
         reply = await self._wire.request(
             "POST",
             f"{self._base}upload/resumable",
@@ -155,7 +167,7 @@ class NativeDestination:
         )
         if reply.status not in {200, 201}:
             raise reply.error()
-        return reply.read_as(_Status)
+        return reply.read_as(_Status), reply.status == 201
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -257,9 +269,25 @@ def _stored(base: str, status: _Status) -> RemoteObject:
 
 
 class NativeUpload:
-    """One upload in chunks."""
+    """
+    One upload in chunks.
 
-    def __init__(self, wire: Wire, base: str, token: str, spec: UploadSpec) -> None:
+    Args:
+        wire: Carries its requests.
+
+        base: URL of the server.
+
+        token: The upload's ID there.
+
+        spec: What is sent.
+
+        is_new: Whether it was begun just now, so that the server has none of it.
+    """
+
+    def __init__(
+        self, wire: Wire, base: str, token: str, spec: UploadSpec, *, is_new: bool
+    ) -> None:
+        self._is_new = is_new
         self._wire = wire
         self._base = base
         self._url = f"{base}upload/resumable/{token}"
@@ -268,6 +296,9 @@ class NativeUpload:
 
     async def held(self) -> Sequence[Receipt]:
         """Ask for the chunks; see `RemoteUpload.held`."""
+        if self._is_new:
+            # Nothing was sent yet: a round trip saved.
+            return []
         reply = await self._wire.request(
             "GET", f"{self._base}upload/status/{self.token}?chunks=1"
         )
@@ -278,6 +309,7 @@ class NativeUpload:
     async def put(self, chunk: ChunkMetadata, body: ChunkBody) -> Receipt:
         """Send one chunk; see `RemoteUpload.put`."""
         digest = await body.digest("sha256")
+        self._is_new = False
         # An encoded chunk is checked by its own bytes, once the server decoded them.
         field = "Content-Digest" if body.encoding is None else "Unencoded-Digest"
         reply = await self._wire.request(
@@ -300,6 +332,7 @@ class NativeUpload:
     ) -> RemoteObject:
         """Have the file checked and published; see `RemoteUpload.complete`."""
         size = sum(receipt.size for receipt in receipts)
+        self._is_new = False
         reply = await self._wire.request(
             "POST",
             f"{self._url}/complete",
@@ -321,6 +354,7 @@ class NativeUpload:
 
     async def abort(self) -> None:
         """Have the upload thrown away; see `RemoteUpload.abort`."""
+        self._is_new = False
         reply = await self._wire.request("DELETE", self._url)
         if reply.status not in {200, 204} and not isinstance(reply.error(), RemoteGone):
             raise reply.error()

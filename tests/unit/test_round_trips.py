@@ -1,0 +1,31 @@
+"""No request that tells nothing new: each costs a round trip on a long link."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from tests.servers.upload import upload_server
+from upload_kit.units import MIB
+from upload_kit.uploaders.parallel import ParallelUploader
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+
+async def test_a_server_that_was_found_is_asked_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One question, one beginning, the chunks, one end; one connection a chunk."""
+    caplog.set_level(logging.DEBUG, "upload_kit.wire")
+    async with upload_server(tmp_path / "store") as api:
+        uploader = ParallelUploader(
+            api.url, chunk_size=MIB, max_parallel=2, history=False
+        )
+        result = await uploader.upload_file(bytes(2 * MIB), name="a.bin")
+    assert result.retries == 0
+    asked = [record.getMessage() for record in caplog.records]
+    methods = [line.split()[0] for line in asked if " -> " in line]
+    assert methods == ["OPTIONS", "POST", "PUT", "PUT", "POST"]
