@@ -86,14 +86,21 @@ class Database:
         path: The file; made for this user alone when it is first needed.
 
         migrations: How the schema grew, oldest first.
+
+        lock_timeout: Seconds to wait for another process to let go of the file.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], migrations: Sequence[Migration]
+        self,
+        path: str | os.PathLike[str],
+        migrations: Sequence[Migration],
+        *,
+        lock_timeout: float = LOCK_TIMEOUT,
     ) -> None:
         self.path = Path(path)
         self._migrations = migrations
-        self._worker = Worker("upload-kit-sqlite")
+        self._lock_timeout = lock_timeout
+        self._worker = Worker("upload-kit-sqlite", lock_timeout=lock_timeout)
         self._connection: sqlite3.Connection | None = None
         self._opened: os.stat_result | None = None
 
@@ -120,6 +127,10 @@ class Database:
     ) -> Future[T]:
         """Hand in a job for the thread, in which it may call `do`; return at once."""
         return self._worker.submit(job, *args, **kwargs)
+
+    async def ended(self, future: Future[T]) -> T:
+        """Wait for a job that was handed in; see `Worker.ended`."""
+        return await self._worker.ended(future)
 
     def do(
         self,
@@ -161,7 +172,7 @@ class Database:
             os.close(open_private(self.path, os.O_CREAT | os.O_EXCL | os.O_RDWR))
         self._opened = self.path.stat()
         connection = sqlite3.connect(
-            self.path, timeout=LOCK_TIMEOUT, isolation_level=None
+            self.path, timeout=self._lock_timeout, isolation_level=None
         )
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -209,4 +220,5 @@ class Database:
         )
 
     def _locked(self) -> contextlib.AbstractContextManager[None]:
-        return locked(self.path.with_name(f"{self.path.name}.lock"))
+        path = self.path.with_name(f"{self.path.name}.lock")
+        return locked(path, timeout=self._lock_timeout)

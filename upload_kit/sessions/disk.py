@@ -98,7 +98,7 @@ def _wait_for_lock(descriptor: int, path: Path, timeout: float) -> None:
     while not _try_lock(descriptor):
         if time.monotonic() > deadline:
             raise SessionError(
-                f"Another process has held {path} for {timeout:.0f} seconds.",
+                f"Another process has held {path} for {timeout:g} seconds.",
                 hint="End that process; the lock goes with it.",
             )
         time.sleep(pause)

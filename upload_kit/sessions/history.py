@@ -272,7 +272,7 @@ class History:
     async def _soon(self, job: Callable[[], T]) -> T:
         """Do a job in the writing thread, without waiting for more rows to come."""
         self._hurry.set()
-        return await asyncio.wrap_future(self._database.submit(job))
+        return await self._database.ended(self._database.submit(job))
 
     def _write_soon(self) -> None:
         self._hurry.wait(_DELAY)

@@ -9,6 +9,7 @@ import msgspec
 
 from upload_kit.errors import SessionError
 from upload_kit.models import Receipt, UploadSession
+from upload_kit.sessions.disk import LOCK_TIMEOUT
 from upload_kit.sessions.records import (
     check_filters,
     check_id,
@@ -40,12 +41,16 @@ class JsonFileStore:
 
     Args:
         folder: Where the files are; made for this user alone when it is first needed.
+
+        lock_timeout: Seconds to wait for another process to let go of the folder.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> None:
         self.folder = Path(folder)
-        self._files = SessionFiles(self.folder)
-        self._worker = Worker("upload-kit-sessions")
+        self._files = SessionFiles(self.folder, lock_timeout)
+        self._worker = Worker("upload-kit-sessions", lock_timeout=lock_timeout)
 
     async def get(self, session_id: str) -> UploadSession | None:
         """Return the session with all its receipts, or None if there is none."""

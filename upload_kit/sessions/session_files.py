@@ -88,10 +88,13 @@ class SessionFiles:
 
     Args:
         folder: Made for this user alone when it is first needed.
+
+        lock_timeout: Seconds to wait for another process to let go of it.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, lock_timeout: float) -> None:
         self._folder = folder
+        self._lock_timeout = lock_timeout
 
     def get(self, session_id: str) -> UploadSession | None:
         """Read the session with its receipts, or set it aside."""
@@ -239,7 +242,7 @@ class SessionFiles:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         make_private_folder(self._folder)
-        with locked(self._folder / ".lock"):
+        with locked(self._folder / ".lock", timeout=self._lock_timeout):
             yield
 
     def _head(self, session_id: str) -> Path:

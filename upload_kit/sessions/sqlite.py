@@ -12,6 +12,7 @@ import msgspec
 from upload_kit.errors import ConfigurationError, SessionCorrupt, SessionError
 from upload_kit.models import Receipt, UploadSession
 from upload_kit.sessions.database import Database, Migration, transaction
+from upload_kit.sessions.disk import LOCK_TIMEOUT
 from upload_kit.sessions.records import (
     check_fence,
     check_filters,
@@ -80,10 +81,14 @@ class SqliteStore:
 
     Args:
         path: The file; made for this user alone when it is first needed.
+
+        lock_timeout: Seconds to wait for another process to let go of the file.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._database = Database(path, _MIGRATIONS)
+    def __init__(
+        self, path: str | os.PathLike[str], *, lock_timeout: float = LOCK_TIMEOUT
+    ) -> None:
+        self._database = Database(path, _MIGRATIONS, lock_timeout=lock_timeout)
 
     @property
     def path(self) -> Path:

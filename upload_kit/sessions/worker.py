@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from upload_kit.errors import SessionError
 
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+# Waits for a lock that a job may have before it: those of other jobs, and its own.
+_TURNS: Final = 6
 
 
 class Worker:
@@ -26,9 +29,13 @@ class Worker:
 
     Args:
         name: What the thread is called.
+
+        lock_timeout: Seconds that a job waits for a lock; for a disk it may take six
+            times as long.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, lock_timeout: float) -> None:
+        self._patience = _TURNS * lock_timeout
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix=name)
 
     def submit(
@@ -52,9 +59,28 @@ class Worker:
         A job that has begun is ended even if the caller is cancelled.
 
         Raises:
-            SessionError: It was closed.
+            SessionError: It was closed, or the disk does not answer.
         """
-        return await asyncio.wrap_future(self.submit(job, *args, **kwargs))
+        return await self.ended(self.submit(job, *args, **kwargs))
+
+    async def ended(self, future: Future[T]) -> T:
+        """
+        Wait for a job that was handed in, and return what it returns.
+
+        Raises:
+            SessionError: The disk does not answer; the job goes on if it has begun.
+        """
+        waiting = asyncio.wrap_future(future)
+        try:
+            await asyncio.wait({waiting}, timeout=self._patience)
+            if waiting.done():
+                return waiting.result()
+        finally:
+            waiting.cancel()
+        raise SessionError(
+            f"The disk that sessions are on did not answer for {self._patience:g} s.",
+            hint="Does it hang? Name another folder, or resume once it works.",
+        )
 
     def close(self) -> None:
         """Take no more jobs; those handed in are still done. Safe to call again."""
