@@ -207,8 +207,21 @@ def _operation(
 def _answer(schema: str | None, media: Sequence[str]) -> _Json:
     if schema is None:
         return {"description": "Done."}
-    content = {name: {"schema": _ref(schema)} for name in media}
+    content = {
+        name: {"schema": _event(schema) if name == _SSE else _ref(schema)}
+        for name in media
+    }
     return {"description": f"{schema}.", "content": content}
+
+
+def _event(schema: str) -> _Json:
+    """Return the schema of a server-sent event, of which the answer has many."""
+    data = {
+        "type": "string",
+        "contentMediaType": "application/json",
+        "contentSchema": _ref(schema),
+    }
+    return {"type": "object", "properties": {"data": data}, "required": ["data"]}
 
 
 def _problem(kinds: Sequence[ProblemType]) -> _Json:
@@ -241,7 +254,8 @@ def _version() -> str:
 
 
 _ID: Final = _parameter("id", "path", {"type": "string", "pattern": "^[0-9a-f]{32}$"})
-_STREAMS: Final = ("text/event-stream", "application/x-ndjson")
+_SSE: Final = "text/event-stream"
+_STREAMS: Final = (_SSE, "application/x-ndjson")
 _FILE_PARAMETERS: Final = (
     _parameter("name", "query", {"type": "string"}),
     _parameter("Content-Disposition", "header", {"type": "string"}),
