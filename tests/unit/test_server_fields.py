@@ -118,6 +118,7 @@ def test_other_key_is_refused(key: str) -> None:
         pytest.param("attachment", None, id="no-name"),
         pytest.param('form-data; name="f"; filename="a b.txt"', "a b.txt", id="quoted"),
         pytest.param("attachment; filename=plain.txt", "plain.txt", id="token"),
+        pytest.param("attachment; filename=a\udcff.txt", "a?.txt", id="no-utf-8"),
         pytest.param(r'attachment; filename="a\"b.txt"', 'a"b.txt', id="escaped"),
         pytest.param("attachment; filename*=UTF-8''%C3%BC.txt", "ü.txt", id="extended"),
         pytest.param(
@@ -171,6 +172,7 @@ def test_metadata_is_read() -> None:
         pytest.param(",", ProblemType.MALFORMED, id="empty-key"),
         pytest.param("a !!!!", ProblemType.MALFORMED, id="no-base64"),
         pytest.param("a /w==", ProblemType.MALFORMED, id="no-text"),
+        pytest.param("a \u00fc", ProblemType.MALFORMED, id="value-beyond-ascii"),
         pytest.param("ü YQ==", ProblemType.MALFORMED, id="key-beyond-ascii"),
         pytest.param("a,b,c,d", ProblemType.TOO_LARGE, id="too-many-keys"),
         pytest.param(f"a {encoded('x' * 100)}", ProblemType.TOO_LARGE, id="too-large"),

@@ -188,8 +188,9 @@ async def test_json_without_end(api: UploadApi) -> None:
     """A JSON body is bounded as well."""
     reply = await api.call("POST", "upload/resumable", data=b"[" * MIB)
     assert (reply.status, reply.problem) == (413, "too-large")
-    deep = await api.call("POST", "upload/resumable", data=b"[" * 60_000)
-    assert (deep.status, deep.problem) == (400, "malformed")
+    for body in (b"[" * 60_000, b'{"name": "\xff"}', b"\xff"):
+        reply = await api.call("POST", "upload/resumable", data=body)
+        assert (reply.status, reply.problem) == (400, "malformed")
 
 
 async def test_http_chunk_nonsense(api: UploadApi, tmp_path: Path) -> None:
@@ -338,6 +339,33 @@ async def test_many_connections_that_do_nothing(api: UploadApi) -> None:
     finally:
         for connection in idle:
             await connection.__aexit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("Accept", "Authorization", "Content-Digest", "Content-Disposition"),
+        *("Content-Encoding", "Content-Type", "Expect", "Idempotency-Key", "Origin"),
+        *("Range", "Upload-Checksum", "Upload-Concat", "Upload-Metadata"),
+        *("Want-Repr-Digest", "X-HTTP-Method-Override"),
+    ],
+)
+async def test_field_that_holds_anything(api: UploadApi, field: str) -> None:
+    """Bytes that are no text, and text that is no value, are no failure of ours."""
+    values = ("\xff", 'x; filename="\xff"', "http://[", "a \xe4", ",;=:'", "9" * 4400)
+    for path, more in (
+        ("/upload/foundation", ""),
+        ("/files/", "Tus-Resumable: 1.0.0\r\nUpload-Length: 1\r\n"),
+    ):
+        for value in values:
+            async with RawConnection(url_of(api)) as connection:
+                head = (
+                    f"POST {path} HTTP/1.1\r\nHost: x\r\n{more}"
+                    f"{field}: {value}\r\nContent-Length: 1\r\n\r\nx"
+                )
+                await connection.send(head.encode("latin-1"))
+                reply = await connection.reply()
+            assert reply.status < 500, (path, value)
 
 
 async def test_pipelined_requests(api: UploadApi) -> None:

@@ -31,7 +31,7 @@ from upload_kit.errors import (
     SourceChanged,
     UploadKitError,
 )
-from upload_kit.models import ChunkMetadata
+from upload_kit.models import ChunkMetadata, UploadSession
 from upload_kit.planning import Plan
 from upload_kit.sources import BytesSource
 
@@ -289,11 +289,17 @@ class TestStatuses:
             reply = await request(url, token=Secret(HIDDEN))
         assert HIDDEN not in str(reply.error())
 
-    @pytest.mark.parametrize("body", [b"", b"<html>", b"\xff", b'{"a":' + b"[" * 9999])
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"<html>", b"\xff", b'{"a":' + b"[" * 9999, b'{"a": "\xff"}'],
+    )
     def test_answer_that_is_no_json(self, body: bytes) -> None:
         """Then it is not the server we took it for."""
         with pytest.raises(RemoteRejected, match="did not answer with JSON"):
             reply_of(200, body).json()
+        with pytest.raises(RemoteRejected, match="did not answer as it should"):
+            reply_of(200, body).read_as(UploadSession)
+        assert "answered 500" in str(reply_of(500, body, JSON).error())
 
 
 JSON: Final = {"Content-Type": "application/problem+json"}

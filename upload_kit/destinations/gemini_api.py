@@ -339,7 +339,7 @@ def _member(reply: Reply, name: str) -> dict[str, Any]:
     """Return an object in the answer's JSON, or an empty one if there is none."""
     try:
         found = msgspec.json.decode(reply.body)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
         return {}
     member = found.get(name) if isinstance(found, dict) else None
     return member if isinstance(member, dict) else {}

@@ -54,6 +54,8 @@ _KEEP_ALIVE: Final = 4.0
 # Bytes a second, the least at which a request that is no chunk is sent and answered; a
 # chunk's own lane watches how fast that moves.
 _LEAST_RATE: Final = 8 * KIB
+# What comes of a body that is no JSON, that nests too deep, or whose text is no UTF-8.
+_NO_JSON: Final = (msgspec.DecodeError, RecursionError, UnicodeError)
 # Characters of what another side said that are shown in a message.
 _EXCERPT: Final = 200
 
@@ -84,7 +86,7 @@ class Reply:
         """
         try:
             return msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except _NO_JSON as error:
             raise RemoteRejected(
                 f"{self.method} {self.url} did not answer with JSON.",
                 status=self.status,
@@ -100,7 +102,7 @@ class Reply:
         """
         try:
             return msgspec.json.decode(self.body, type=record)
-        except (msgspec.DecodeError, RecursionError, UploadKitError) as error:
+        except (*_NO_JSON, UploadKitError) as error:
             raise RemoteRejected(
                 f"{self.method} {self.url} did not answer as it should: {error}.",
                 status=self.status,
@@ -114,7 +116,7 @@ class Reply:
             return {}
         try:
             problem = msgspec.json.decode(self.body)
-        except (msgspec.DecodeError, RecursionError):
+        except _NO_JSON:
             return {}
         return problem if isinstance(problem, dict) else {}
 

@@ -327,7 +327,7 @@ class Bodies:
                     data += piece
         try:
             return msgspec.json.decode(data, type=type_)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise malformed(
                 f"The body is not the JSON that is wanted: {error}."
             ) from error

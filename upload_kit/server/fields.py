@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes
@@ -116,7 +115,9 @@ def parse_disposition(text: str | None) -> str | None:
         return unquote_to_bytes(match[1]).decode("utf-8", errors="replace")
     if match := _QUOTED_NAME.search(text):
         quoted, plain = match.groups()
-        return plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+        name = plain if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+        # What is no UTF-8 came as lone surrogates, which could not be told on.
+        return name.encode(errors="replace").decode()
     return None
 
 
@@ -135,7 +136,7 @@ def parse_metadata(
             raise malformed(f"Upload-Metadata has a bad or repeated key: {key[:40]!r}.")
         try:
             metadata[key] = base64.b64decode(value.strip(), validate=True).decode()
-        except (binascii.Error, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise malformed(
                 f"Upload-Metadata: no text in base64 at {key!r}."
             ) from error

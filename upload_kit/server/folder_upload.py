@@ -364,7 +364,7 @@ def read_info(folder: str) -> UploadInfo | None:
     with open(fd, "rb") as file:
         try:
             return _decode(file.read())
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeError):
             return None
 
 

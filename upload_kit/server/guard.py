@@ -183,13 +183,20 @@ class Guard:
             return
         if {origin, "*"} & self._config.allowed_origins:
             return
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            raise _other_origin() from None
         same = parts.netloc.lower() == request.host.lower()
         if same and (not self._config.is_loopback or parts.hostname in _LOOPBACK_NAMES):
             return
-        raise UploadProblem(
-            ProblemType.FORBIDDEN, "Pages of another origin may not upload here."
-        )
+        raise _other_origin()
+
+
+def _other_origin() -> UploadProblem:
+    return UploadProblem(
+        ProblemType.FORBIDDEN, "Pages of another origin may not upload here."
+    )
 
 
 def _from_http(error: web.HTTPException) -> web.Response:

@@ -180,7 +180,7 @@ class Ledger:
 def _read(fd: int) -> Usage:
     try:
         return msgspec.json.decode(os.pread(fd, os.fstat(fd).st_size, 0), type=Usage)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeError):
         # New, or torn by a kill in the middle of a write: the next count mends it.
         return Usage()
 

@@ -213,7 +213,7 @@ class SessionFiles:
         whole = content[: content.rfind(b"\n") + 1]
         try:
             lines = _LINES.decode_lines(whole)
-        except (msgspec.DecodeError, ConfigurationError) as error:
+        except (msgspec.DecodeError, UnicodeError, ConfigurationError) as error:
             # The session lives on: what the remote holds can be asked for.
             logger.warning(
                 "The receipts of session %s are broken (%s). They were moved to %s, "
