@@ -241,6 +241,16 @@ class Notebook:
             if asked.count():
                 asked.click()
 
+    def restart(self) -> None:
+        """
+        Restart the kernel by the button, and say yes.
+
+        By REST, behind the page's back, it may wait for the new kernel for ever.
+        """
+        self.page.locator('[data-command="notebook:restart-kernel"]').first.click()
+        self.page.locator(".jp-Dialog .jp-mod-accept").click()
+        self.wait_until_idle()
+
     def run(self, index: int) -> None:
         """Run a cell; it need not be done afterwards."""
         cell = self.page.locator(".jp-Notebook .jp-CodeCell").nth(index)

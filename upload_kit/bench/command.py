@@ -15,6 +15,7 @@ from upload_kit.bench.campaigns.command import (
 from upload_kit.bench.campaigns.registry import all_campaigns
 from upload_kit.bench.campaigns.runner import RunOptions
 from upload_kit.bench.cases import LOOPBACK, MEMORY, SMALL, layer_cases
+from upload_kit.bench.notebook.command import run_notebook
 from upload_kit.bench.peers.command import run_peers
 from upload_kit.bench.report import BenchmarkReport
 from upload_kit.bench.run import Bench
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 SUITES: Final = ("link", "loopback", "small", "memory")
 """What is measured unless something else is asked for."""
 PEERS: Final = "peers"
+NOTEBOOK: Final = "notebook"
 
 
 def _cases(suite: str) -> list[Case]:
@@ -39,7 +41,7 @@ def _cases(suite: str) -> list[Case]:
 
 
 @click.command()
-@click.argument("suites", nargs=-1, type=click.Choice([*SUITES, PEERS]))
+@click.argument("suites", nargs=-1, type=click.Choice([*SUITES, PEERS, NOTEBOOK]))
 @click.option("--repeat", default=3, show_default=True, help="Rounds.")
 @click.option(
     "--folder",
@@ -93,6 +95,10 @@ def bench(
     other servers too. It needs upload_kit[peers], and tus-js-client, @tus/server and
     @tus/file-store from npm.
 
+    `notebook`, by itself too, measures in a kernel what a panel costs, what is left of
+    an upload beside a cell that works, and how fast a long history loads. It needs
+    upload_kit[notebook].
+
     With --faults, thousands of uploads go through broken links, killed processes, full
     disks and changing files, and what was stored is compared with what was sent. The
     options below it are for that.
@@ -109,6 +115,11 @@ def bench(
         if len(suites) > 1:
             raise click.UsageError("Measure peers by itself.")
         run_peers(rows, repeat, folder, size=size, report=report, as_json=as_json)
+        return
+    if NOTEBOOK in suites:
+        if len(suites) > 1:
+            raise click.UsageError("Measure notebook by itself.")
+        run_notebook(repeat, folder, as_json=as_json)
         return
     everything = []
     for suite in suites or SUITES:

@@ -1,0 +1,1 @@
+"""What uploading from a notebook costs, measured in a real kernel."""
