@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from tests.servers.upload import upload_server
+from upload_kit.server import ServerConfig, running_server
 from upload_kit.units import MIB
 from upload_kit.uploaders.parallel import ParallelUploader
 
@@ -20,9 +20,10 @@ async def test_a_server_that_was_found_is_asked_once(
 ) -> None:
     """One question, one beginning, the chunks, one end; one connection a chunk."""
     caplog.set_level(logging.DEBUG, "upload_kit.wire")
-    async with upload_server(tmp_path / "store") as api:
+    config = ServerConfig(directory=tmp_path, port=0, durability="page-cache")
+    async with running_server(config) as server:
         uploader = ParallelUploader(
-            api.url, chunk_size=MIB, max_parallel=2, history=False
+            server.url, chunk_size=MIB, max_parallel=2, history=False
         )
         result = await uploader.upload_file(bytes(2 * MIB), name="a.bin")
     assert result.retries == 0
