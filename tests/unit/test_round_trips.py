@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from upload_kit.server import ServerConfig, running_server
+from upload_kit.server import Durability, ServerConfig, running_server
 from upload_kit.units import MIB
 from upload_kit.uploaders.parallel import ParallelUploader
 
@@ -20,7 +20,7 @@ async def test_a_server_that_was_found_is_asked_once(
 ) -> None:
     """One question, one beginning, the chunks, one end; one connection a chunk."""
     caplog.set_level(logging.DEBUG, "upload_kit.wire")
-    config = ServerConfig(directory=tmp_path, port=0, durability="page-cache")
+    config = ServerConfig(directory=tmp_path, port=0, durability=Durability.PAGE_CACHE)
     async with running_server(config) as server:
         uploader = ParallelUploader(
             server.url, chunk_size=MIB, max_parallel=2, history=False
