@@ -256,7 +256,9 @@ class Engine:
             self._checkpoint = checkpoint
             self.session_id = checkpoint.session.session_id
             self._plan = replace(self._plan, chunk_size=checkpoint.session.chunk_size)
-            return await self._transfer(spec, capabilities)
+            stored, verified = await self._transfer(spec, capabilities)
+            checkpoint.arrived(stored, verified)
+            return stored, verified
 
     def _fitting_plan(self, spec: UploadSpec, capabilities: Capabilities) -> Plan:
         """

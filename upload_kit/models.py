@@ -478,6 +478,12 @@ class UploadSession(Record):
     status: UploadStatus = UploadStatus.PENDING
     """Where it stands."""
 
+    stored: RemoteObject | None = None
+    """What stands at the destination; None before the upload is complete."""
+
+    verified: Verification = Verification.NONE
+    """How far that was compared with the source."""
+
     created_at: float = 0.0
     """When it was made."""
 

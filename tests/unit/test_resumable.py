@@ -679,8 +679,17 @@ async def test_sessions_that_are_kept_tell_what_arrived(
     (tmp_path / "small.bin").write_bytes(b"x")
     up = make(keep_sessions=True)
     done = [await up.upload_file(one) for one in (path, tmp_path / "small.bin")]
-    left = {session.session_id: session.status for session in await up.sessions()}
-    assert left == {str(one.session_id): UploadStatus.COMPLETE for one in done}
+    left = {session.session_id: session for session in await up.sessions()}
+    assert left.keys() == {one.session_id for one in done}
+    for one in done:
+        session = left[str(one.session_id)]
+        assert session.status is UploadStatus.COMPLETE
+        assert session.verified is Verification.SHA256
+        assert session.stored is not None
+        assert (session.stored.location, session.stored.size) == (
+            one.location,
+            one.size,
+        )
     # What is complete is not gone on with: the same file again is another upload.
     again = await up.upload_file(path)
     assert again.session_id not in left

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from openapi_spec_validator import validate
 from tests.servers.upload import UploadApi, open_api, sha256, upload_server
 from upload_kit.config import Secret
 from upload_kit.models import StreamingProgress
-from upload_kit.server import ServerConfig, create_app, running_server
+from upload_kit.server import Forwarding, ServerConfig, create_app, running_server
 from upload_kit.server.openapi import openapi_document
 from upload_kit.server.problems import ProblemType
 
@@ -99,6 +100,25 @@ async def test_lines_are_what_it_says(api: UploadApi) -> None:
     )
     for line in reply.body.splitlines():
         check("StreamingProgress", StreamingProgress.from_json(line).to_dict())
+
+
+async def test_forwards_are_what_it_says(tmp_path: Path) -> None:
+    """What a server that forwards adds to its answers is in the document too."""
+    forward = Forwarding(url=Secret((tmp_path / "b").as_uri()))
+    async with upload_server(tmp_path / "a", forward=forward) as api:
+        check("Health", (await api.call("GET", "readyz")).body)
+        reply = await api.call(
+            "POST",
+            "upload/streaming",
+            data=b"x",
+            headers={"Accept": "application/x-ndjson"},
+        )
+        lines = [json.loads(line) for line in reply.body.splitlines()]
+        for line in lines:
+            check("StreamingProgress", line)
+        status = (await api.status(lines[-1]["result"]["transfer_id"])).body
+    check("Status", status)
+    check("Forwarded", status["forwarded"])
 
 
 async def test_document_is_served(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ Uploads in a folder.
                     .waiters        IDs of uploads that wait for this part of theirs
     DIR/files/ID/NAME               a published file, beside its .info.json and .journal
     DIR/keys/SHA256                 which upload an idempotency key stands for
+    DIR/outbox/ID                   how far it is forwarded; see outbox.py
 
 Publishing is one rename of the upload's folder. Names of sidecars begin with a dot,
 which a safe name never does.

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.config import RetryPolicy
@@ -16,6 +17,7 @@ from upload_kit.errors import (
     SessionExpired,
     SessionNotFound,
     SourceChanged,
+    SourceError,
     UploadKitError,
 )
 from upload_kit.events import EventKind
@@ -29,7 +31,7 @@ from upload_kit.units import format_duration
 
 if TYPE_CHECKING:
     from upload_kit.events import UploadEvent
-    from upload_kit.models import UploadProgress, UploadResult
+    from upload_kit.models import UploadProgress, UploadResult, UploadSession
     from upload_kit.server.config import Forwarding
     from upload_kit.server.core import Parts
     from upload_kit.server.forward_record import Forward
@@ -135,11 +137,13 @@ class ForwardJob:
         self._change(
             replace(before, state=ForwardState.FORWARDING, destination=carrier.shown)
         )
-        if before.state is ForwardState.FORWARDING and await self._had_arrived():
-            # Killed after it arrived, and before that was remembered here.
-            await self._arrived(replace(self.forward, error=None, error_type=None))
-            return
-        await self._write()
+        if before.state is ForwardState.FORWARDING or before.session_id is not None:
+            session = await self._completed_session()
+            if session is not None:
+                # Killed after it arrived, and before that was remembered here.
+                await self._arrived(_recovered(self.forward, session))
+                return
+        await self._write_progress()
         transfer = self._start()
         try:
             async for event in transfer:
@@ -178,33 +182,33 @@ class ForwardJob:
         self._change(changed)
         is_new = changed.session_id != before.session_id
         if is_new or time.monotonic() - self._written_at > _NOTE:
-            await self._write()
+            try:
+                await self._write_progress()
+            except OSError as error:
+                # A full disk should not keep files from leaving it.
+                log.warning("Progress cannot be written down: %s", error)
 
     def _complete(self, result: UploadResult) -> Forward:
         return replace(
             self.forward,
-            bytes=result.size or 0,
             location=result.location,
             sha256=result.sha256,
             verified=result.verified,
-            error=None,
-            error_type=None,
         )
 
-    async def _had_arrived(self) -> bool:
-        """Whether a session says that the upload was completed."""
+    async def _completed_session(self) -> UploadSession | None:
+        """Return the session that says that the upload was completed, if one does."""
         sessions, session_id = self._carrier.sessions, self.forward.session_id
         if session_id is not None:
             session = await sessions.store.get(session_id)
-            return session is not None and session.status is UploadStatus.COMPLETE
+            is_complete = session and session.status is UploadStatus.COMPLETE
+            return session if is_complete else None
         found = await sessions.list(
             source=str(self._path),
             destination=self._carrier.shown,
             status=UploadStatus.COMPLETE.value,
         )
-        for session in found:
-            self._change(replace(self.forward, session_id=session.session_id))
-        return bool(found)
+        return next(iter(found), None)
 
     async def _arrived(self, forward: Forward) -> None:
         """Remember that it is done, for good; then remove what is not needed."""
@@ -214,19 +218,24 @@ class ForwardJob:
             bytes=self._info.size or 0,
             tries=0,
             retry_at=0.0,
+            error=None,
+            error_type=None,
         )
         is_wanted = self._carrier.forwarding.remove
         removes = is_wanted and forward.verified in _PROOFS
-        forward = replace(forward, removed=removes, updated_at=time.time())
+        session_id = forward.session_id
+        forward = replace(
+            forward, session_id=None, removed=removes, updated_at=time.time()
+        )
         await run(self._pool, self._outbox.settle, self._id, forward)
         log.info("%s is forwarded to %s", self._info.name, forward.location)
-        await self._drop_session()
+        await self._drop_session(session_id)
         if removes:
             await run(self._pool, self._remove)
         elif is_wanted:
             log.warning("%s stays: no digest proves its forward", self._info.name)
-        # Whoever asks is told that it is done once all of it is.
-        self._change(forward)
+        # Whoever asks is told that it is done once all of it is; by this or the outbox.
+        self.forward = forward
 
     def _remove(self) -> None:
         self._path.unlink(missing_ok=True)
@@ -237,7 +246,7 @@ class ForwardJob:
         if await run(self._pool, self._outbox.source, self._id) is None:
             log.info("%s was thrown away before it was forwarded", self._info.name)
             await run(self._pool, self._outbox.drop, self._id)
-            await self._drop_session()
+            await self._drop_session(self.forward.session_id)
             return
         wait = self._wait(error) if again else 0.0
         changed = replace(
@@ -260,8 +269,9 @@ class ForwardJob:
             log.error("%s cannot be forwarded: %s", self._info.name, changed.error)
         if isinstance(error, _LOST) or not (again or changed.bytes):
             # There is nothing in it to go on with.
-            await self._drop_session()
-        await self._write(durable=True)
+            await self._drop_session(changed.session_id)
+            self.forward = replace(self.forward, session_id=None)
+        await run(self._pool, self._outbox.write, self._id, self.forward)
 
     def _wait(self, error: Exception) -> float:
         """Return the seconds until the next try."""
@@ -271,10 +281,8 @@ class ForwardJob:
         retry.failures = self.forward.tries
         return min(retry.wait_after(error), LONGEST)
 
-    async def _drop_session(self) -> None:
-        session_id = self.forward.session_id
+    async def _drop_session(self, session_id: str | None) -> None:
         if session_id is not None:
-            self.forward = replace(self.forward, session_id=None)
             try:
                 await self._carrier.sessions.delete(session_id)
             except SessionError as error:
@@ -284,12 +292,27 @@ class ForwardJob:
         self.forward = replace(forward, updated_at=time.time())
         self._carrier.parts.activities.changed(self._id)
 
-    async def _write(self, *, durable: bool = False) -> None:
+    async def _write_progress(self) -> None:
+        """
+        Tell other processes how far it is.
+
+        Raises:
+            SourceError: The upload was thrown away.
+        """
         self._written_at = time.monotonic()
-        await run(
-            self._pool,
-            lambda: self._outbox.write(self._id, self.forward, durable=durable),
-        )
+        if await run(self._pool, self._outbox.source, self._id) is None:
+            raise SourceError(f"{self._info.name} was thrown away.")
+        write = partial(self._outbox.write, self._id, self.forward, durable=False)
+        await run(self._pool, write)
+
+
+def _recovered(forward: Forward, session: UploadSession) -> Forward:
+    """Return what a completed session knows of a forward."""
+    known = replace(forward, session_id=session.session_id, verified=session.verified)
+    if session.stored is None:
+        return known
+    stored = session.stored
+    return replace(known, location=stored.location, sha256=stored.sha256)
 
 
 def _may_pass(error: UploadKitError) -> bool:

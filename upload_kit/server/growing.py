@@ -271,6 +271,8 @@ class GrowingCore(UploadCore):
     def _discard_published(self, upload: StoredUpload) -> None:
         """Remove a published file, in a thread."""
         upload.discard()
+        if self._parts.outbox is not None:
+            self._parts.outbox.drop(upload.info.upload_id)
         self._parts.ledger.release(upload.info.size or 0)
 
 

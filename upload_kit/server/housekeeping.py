@@ -63,8 +63,9 @@ class Housekeeper:
                 count += 1
                 size += freed
         await run(self._pool, storage.forget, before)
-        if self._parts.outbox is not None:
-            await run(self._pool, self._parts.outbox.forget, before)
+        outbox, forward = self._parts.outbox, config.forward
+        if outbox is not None and forward is not None and forward.remove:
+            await run(self._pool, outbox.forget, before)
         await run(self._pool, recount, storage, self._parts.ledger)
         return Removed(removed=count, bytes=size)
 

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from upload_kit.errors import SessionError
-    from upload_kit.models import Receipt, UploadSession, UploadSpec
+    from upload_kit.models import (
+        Receipt,
+        RemoteObject,
+        UploadSession,
+        UploadSpec,
+        Verification,
+    )
     from upload_kit.planning import Plan
     from upload_kit.sources import Source
 
@@ -148,6 +154,17 @@ class Checkpoint(Protocol):
 
         Raises:
             SessionConflict: Another process took the session over; stop at once.
+        """
+        ...
+
+    def arrived(self, stored: RemoteObject, verified: Verification) -> None:
+        """
+        Note what stands at the destination; it is stored with the session's end.
+
+        Args:
+            stored: What the destination says of it.
+
+            verified: How far it was compared.
         """
         ...
 

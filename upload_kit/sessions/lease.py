@@ -20,7 +20,12 @@ from upload_kit.sessions.records import logger
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from upload_kit.models import Receipt, UploadSession
+    from upload_kit.models import (
+        Receipt,
+        RemoteObject,
+        UploadSession,
+        Verification,
+    )
     from upload_kit.sessions.base import SessionStore
 
 T = TypeVar("T")
@@ -72,6 +77,7 @@ class SessionLease:
         self._updated_at = session.updated_at
         self._saving = asyncio.Lock()
         self._lost: SessionError | None = None
+        self._arrived: dict[str, Any] = {}
         self._outcome: tuple[UploadStatus, str | None] | None = None
 
     @property
@@ -119,6 +125,10 @@ class SessionLease:
         self._receipts[receipt.index] = receipt
         self._updated_at = self._terms.clock()
         self._snapshot = None
+
+    def arrived(self, stored: RemoteObject, verified: Verification) -> None:
+        """Note what stands at the destination; it is stored with the session's end."""
+        self._arrived = {"stored": stored, "verified": verified}
 
     async def renew(self) -> None:
         """
@@ -182,7 +192,9 @@ class SessionLease:
             if status is UploadStatus.COMPLETE and not self._terms.keep_completed:
                 await unbroken(self._remove())
             else:
-                await self._save(lease_owner=None, status=status, error=error)
+                await self._save(
+                    lease_owner=None, status=status, error=error, **self._arrived
+                )
         except SessionError as problem:
             # What the body did counts; the lease runs out by itself.
             logger.warning("A lease could not be given back: %s", problem)
