@@ -89,7 +89,7 @@ async def sent_by(
 
 
 @pytest.mark.parametrize("rate", [1 * MB, 10 * MB, 200 * MB], ids="{}B/s".format)
-@pytest.mark.parametrize("piece", [16 * KIB, 256 * KIB, 1 * MIB], ids="{}B".format)
+@pytest.mark.parametrize("piece", [64 * KIB, 1 * MIB], ids="{}B".format)
 @pytest.mark.parametrize("lanes", [1, 8], ids="{}lanes".format)
 async def test_rate_is_held_over_five_seconds(
     rate: int, piece: int, lanes: int
@@ -326,4 +326,4 @@ def test_rate_is_held_over_two_event_loops_in_real_time() -> None:
         thread.join(timeout=20)
     elapsed = time.monotonic() - started
     ideal = 2 * pieces * 64 * KIB / (10 * MB)
-    assert ideal * 0.99 <= elapsed <= ideal + 1.0
+    assert ideal * 0.99 <= elapsed <= ideal + 5.0
