@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upload_kit.bench.cases import Case
+from upload_kit.bench.memory import peak_memory
 from upload_kit.models import Layer, Record, UploadResult
 from upload_kit.uploaders.chunked import ChunkedUploader
 from upload_kit.uploaders.parallel import ParallelUploader
@@ -100,13 +101,10 @@ def run(order: ClientOrder) -> ClientFigures:
     cpu, started = _cpu_seconds(), time.perf_counter()
     results = asyncio.run(_upload(order))
     seconds = time.perf_counter() - started
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
     return ClientFigures(
         seconds=seconds,
         cpu_seconds=_cpu_seconds() - cpu,
-        peak_rss=usage.ru_maxrss * unit,
+        peak_rss=peak_memory(),
         results=sum(result.success for result in results),
         retries=sum(result.retries for result in results),
         verified=min((result.verified.value for result in results), default=""),

@@ -88,18 +88,34 @@ def _cases(
 
 
 _S3_PEERS: Final = ("boto3", "s5cmd", "rclone", "obstore")
-_S3_SERVERS: Final = ("seaweedfs", "rclone-s3")
+_S3_SERVERS: Final = ("s3-sink", "seaweedfs", "rclone-s3")
+# rclone reports no SHA-256, so that ours compares the MD5 of each part, which no peer
+# does; beside peers it is left out, and measured in a row of its own.
+_UNCOMPARED: Final = "md5=off"
 _TUS_PEERS: Final = ("tuspy", "tus-js-client")
 
 _TUS: Final = _cases("tus", (OURS, *_TUS_PEERS), (OURS, "tus-node", "tuspyserver"))
 _S3: Final = [
-    case
-    for server in _S3_SERVERS
-    for case in _cases("s3", (OURS, *_S3_PEERS), (server,))
+    replace(case, options=_UNCOMPARED)
+    if (case.client, case.server) == (OURS, "rclone-s3")
+    else case
+    for case in _cases("s3", (OURS, *_S3_PEERS), _S3_SERVERS)
 ]
+_COMPARED: Final = PeerCase(
+    group="s3-md5", client=OURS, server="rclone-s3", options="md5=on"
+)
 _GEMINI: Final = _cases("gemini", (OURS, "google-genai"), ("gemini",))
 _LINK: Final = [
-    replace(case, group="link", size=size, link=_LONG_LINK)
+    replace(
+        case,
+        group="link",
+        size=size,
+        link=_LONG_LINK,
+        chunk_size=16 * MIB,
+        options=_UNCOMPARED
+        if (case.client, case.server) == (OURS, "rclone-s3")
+        else "",
+    )
     for size, clients in ((256 * MIB, (OURS, *_S3_PEERS)), (GIB, (OURS,)))
     for case in (
         *_cases("s3", clients, ("rclone-s3",)),
@@ -107,7 +123,7 @@ _LINK: Final = [
     )
 ]
 
-PEERS: Final[tuple[PeerCase, ...]] = (*_TUS, *_S3, *_GEMINI, *_LINK)
+PEERS: Final[tuple[PeerCase, ...]] = (*_TUS, *_S3, _COMPARED, *_GEMINI, *_LINK)
 """Everything that there is to measure."""
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from upload_kit.bench.memory import peak_memory
 from upload_kit.models import Record
 
 if TYPE_CHECKING:
@@ -165,17 +166,11 @@ def run(order: PeerOrder) -> PeerFigures:
     cpu, started = _cpu_seconds(), time.perf_counter()
     upload()
     seconds = time.perf_counter() - started
-    usage = resource.getrusage(resource.RUSAGE_SELF)
     return PeerFigures(
         seconds=seconds,
         cpu_seconds=_cpu_seconds() - cpu,
-        peak_rss=resident_bytes(usage),
+        peak_rss=peak_memory(),
     )
-
-
-def resident_bytes(usage: resource.struct_rusage) -> int:
-    """Return the most memory; Linux counts in KiB, macOS in bytes."""
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _cpu_seconds() -> float:

@@ -10,10 +10,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +21,6 @@ from upload_kit.bench.peers.client import (
     STORED_NAME,
     PeerFigures,
     PeerOrder,
-    resident_bytes,
 )
 from upload_kit.errors import UploadKitError
 from upload_kit.units import MIB
@@ -50,6 +48,27 @@ _PROGRAMS: Final = {
     "seaweedfs": "weed",
 }
 _NPM: Final = {"tus-js-client": "tus-js-client", "tus-node": "@tus/server"}
+
+# A process of which nothing else is known than what one program takes: what is counted
+# of the program's memory begins with a copy of whoever starts it.
+_LAUNCHER: Final = """
+import json, os, sys, time
+started = time.perf_counter()
+words = sys.argv[1:]
+to_errors = [(os.POSIX_SPAWN_DUP2, 2, 1)]
+pid = os.posix_spawn(words[0], words, os.environ, file_actions=to_errors)
+_, status, usage = os.wait4(pid, 0)
+seconds = time.perf_counter() - started
+code = os.waitstatus_to_exitcode(status)
+if code:
+    sys.exit(f"exit code {code}")
+unit = 1 if sys.platform == "darwin" else 1024
+print(json.dumps({
+    "seconds": seconds,
+    "cpu_seconds": usage.ru_utime + usage.ru_stime,
+    "peak_rss": usage.ru_maxrss * unit,
+}))
+"""
 
 
 def npm_folder() -> Path:
@@ -106,29 +125,36 @@ def run_client(order: PeerOrder, environment: Mapping[str, str]) -> PeerFigures:
     """
     if order.client in CLIENTS:
         words = [sys.executable, "-m", "upload_kit.bench.peers.client"]
-        return _run_library(order, words, environment, order.to_json())
+        return _run_child(order, words, environment, order.to_json())
     if order.client == "tus-js-client":
         words = [*node_command("tus_client.mjs"), order.to_json()]
-        return _run_library(order, words, environment, "")
-    return _run_program(order, environment)
+        return _run_child(order, words, environment, "")
+    words = [sys.executable, "-I", "-S", "-c", _LAUNCHER, *_words(order)]
+    return _run_child(order, words, environment, "")
 
 
-def _run_library(
+def _run_child(
     order: PeerOrder, words: list[str], environment: Mapping[str, str], said: str
 ) -> PeerFigures:
-    done = subprocess.run(
+    process = subprocess.Popen(
         words,
-        input=said.encode(),
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, **environment},
         cwd=npm_folder() if order.client == "tus-js-client" else None,
-        timeout=_SECONDS,
-        check=False,
+        start_new_session=True,
     )
+    try:
+        output, _ = process.communicate(said.encode(), timeout=_SECONDS)
+    finally:
+        if process.poll() is None:
+            # With the program that it may have started.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     # obstore may abort when its process ends, after it has uploaded.
-    if not done.stdout:
+    if not output:
         raise UploadKitError(f"{order.client} did not upload; see above.")
-    return PeerFigures.from_json(done.stdout)
+    return PeerFigures.from_json(output)
 
 
 def _words(order: PeerOrder) -> list[str]:
@@ -145,27 +171,3 @@ def _words(order: PeerOrder) -> list[str]:
     words += ["--s3-endpoint", order.url, "--s3-no-check-bucket"]
     words += ["--s3-chunk-size", f"{order.chunk_size}B", "--s3-upload-cutoff", "5Mi"]
     return [found, *words, "--s3-upload-concurrency", str(order.parallel)]
-
-
-def _run_program(order: PeerOrder, environment: Mapping[str, str]) -> PeerFigures:
-    started = time.perf_counter()
-    process = subprocess.Popen(
-        _words(order),
-        stdin=subprocess.DEVNULL,
-        stdout=sys.stderr,
-        env={**os.environ, **environment},
-    )
-    limit = threading.Timer(_SECONDS, process.kill)
-    limit.start()
-    # Popen does not tell what its process took.
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - started
-    limit.cancel()
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode != 0:
-        raise UploadKitError(f"{order.client} did not upload; see above.")
-    return PeerFigures(
-        seconds=seconds,
-        cpu_seconds=usage.ru_utime + usage.ru_stime,
-        peak_rss=resident_bytes(usage),
-    )

@@ -31,6 +31,33 @@ _TRIES: Final = 3
 _WEED_PARTS: Final = ("s3", "master", "volume", "filer")
 
 
+def environment_of(url: str) -> dict[str, str]:
+    """Return what the AWS tools take the settings of a service at a URL from."""
+    return {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL_S3": url,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }
+
+
+def make_client(url: str) -> Any:
+    """Return botocore's own client of the service at a URL."""
+    import botocore.session
+
+    session: Any = botocore.session.Session()
+    return session.create_client(
+        "s3",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id=ACCESS_KEY,
+        aws_secret_access_key=SECRET_KEY,
+    )
+
+
 class S3Server:
     """
     An S3 service over a folder, on a free port of loopback, with one bucket.
@@ -64,15 +91,7 @@ class S3Server:
     @property
     def environment(self) -> Mapping[str, str]:
         """What the AWS tools take their settings from, of this server and no other."""
-        return {
-            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL_S3": self.url,
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }
+        return environment_of(self.url)
 
     @property
     def pid(self) -> int:
@@ -82,20 +101,9 @@ class S3Server:
 
     def client(self) -> Any:
         """Return botocore's own client of this server, to look at what is there."""
-        import botocore.session
-
         if self._client is None:
-            self._client = self._make_client(botocore.session.Session())
+            self._client = make_client(self.url)
         return self._client
-
-    def _make_client(self, session: Any) -> Any:
-        return session.create_client(
-            "s3",
-            endpoint_url=self.url,
-            region_name="us-east-1",
-            aws_access_key_id=ACCESS_KEY,
-            aws_secret_access_key=SECRET_KEY,
-        )
 
     def objects(self, prefix: str) -> list[tuple[str, bytes]]:
         """Return names and bytes of what stands below a prefix, in order."""

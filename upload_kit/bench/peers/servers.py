@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import urlsplit
@@ -43,6 +43,7 @@ uvicorn.Server(config).run(sockets=[listener])
 """Runs `tuspyserver`: folder and port come after it."""
 
 _GEMINI: Final = ("-m", "upload_kit.bench.peers.gemini_process")
+_S3_SINK: Final = "upload_kit.bench.peers.s3_sink"
 _START_SECONDS: Final = 30.0
 
 
@@ -138,7 +139,7 @@ class PeerServers:
         self._folder = folder
         self._stack = ExitStack()
         self._spoken: dict[str, SpokenServer] = {}
-        self._s3: dict[str, S3Server] = {}
+        self._s3: dict[str, S3Server | SpokenServer] = {}
         self._ours: ServerProcess | None = None
         self._links: dict[tuple[str, int], int] = {}
 
@@ -165,6 +166,7 @@ class PeerServers:
             "gemini": self._at_gemini,
             "seaweedfs": self._at_s3,
             "rclone-s3": self._at_s3,
+            "s3-sink": self._at_s3,
         }
         yield from make[case.server](case)
 
@@ -210,9 +212,16 @@ class PeerServers:
         )
 
     def _at_s3(self, case: PeerCase) -> Iterator[Place]:
-        from upload_kit.bench.peers.s3_server import S3Server
+        from upload_kit.bench.peers.s3_server import (
+            S3Server,
+            environment_of,
+            make_client,
+        )
 
-        if case.server not in self._s3:
+        if case.server not in self._s3 and case.server == "s3-sink":
+            spoken = SpokenServer([sys.executable, "-m", _S3_SINK])
+            self._s3[case.server] = self._stack.enter_context(spoken)
+        elif case.server not in self._s3:
             kind = {"seaweedfs": "weed", "rclone-s3": "rclone"}[case.server]
             started = S3Server(kind, self._folder / case.server)
             self._s3[case.server] = self._stack.enter_context(started)
@@ -221,20 +230,20 @@ class PeerServers:
         options = f"?{case.options}" if case.options else ""
         # A bucket of its own: SeaweedFS gives room back with the whole bucket only.
         bucket = f"bucket-{secrets.token_hex(4)}"
-        client = server.client()
-        client.create_bucket(Bucket=bucket)
-        yield Place(
-            pid=server.pid,
-            url=url,
-            destination=f"s3://{bucket}/{options}",
-            bucket=bucket,
-            environment={**server.environment, "AWS_ENDPOINT_URL_S3": url},
-        )
-        stored = client.head_object(Bucket=bucket, Key=STORED_NAME)["ContentLength"]
-        if stored != case.size:
-            raise UploadKitError(f"{case.name} stored {stored} bytes.")
-        client.delete_object(Bucket=bucket, Key=STORED_NAME)
-        client.delete_bucket(Bucket=bucket)
+        with closing(make_client(server.url)) as client:
+            client.create_bucket(Bucket=bucket)
+            yield Place(
+                pid=server.pid,
+                url=url,
+                destination=f"s3://{bucket}/{options}",
+                bucket=bucket,
+                environment=environment_of(url),
+            )
+            stored = client.head_object(Bucket=bucket, Key=STORED_NAME)["ContentLength"]
+            if stored != case.size:
+                raise UploadKitError(f"{case.name} stored {stored} bytes.")
+            client.delete_object(Bucket=bucket, Key=STORED_NAME)
+            client.delete_bucket(Bucket=bucket)
 
     def _linked(self, url: str, link: LinkSpec | None) -> str:
         """Return a server's URL, through a link where a case has one."""

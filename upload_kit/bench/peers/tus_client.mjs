@@ -4,6 +4,14 @@ import fs from 'node:fs'
 import * as tus from 'tus-js-client'
 
 const order = JSON.parse(process.argv.at(-1))
+
+// On Linux, maxRSS begins with what this process was before it became Node.
+function peakMemory() {
+  const status = '/proc/self/status'
+  if (!fs.existsSync(status)) return process.resourceUsage().maxRSS * 1024
+  return 1024 * Number(/VmHWM:\s+(\d+) kB/.exec(fs.readFileSync(status, 'utf8'))[1])
+}
+
 const cpu = process.cpuUsage()
 const started = process.hrtime.bigint()
 
@@ -22,7 +30,7 @@ const upload = new tus.Upload(fs.createReadStream(order.path), {
     const figures = {
       seconds,
       cpu_seconds: (used.user + used.system) / 1e6,
-      peak_rss: process.resourceUsage().maxRSS * 1024,
+      peak_rss: peakMemory(),
     }
     fs.writeSync(1, `${JSON.stringify(figures)}\n`)
     process.exit(0)
