@@ -167,14 +167,15 @@ class Lab:
 
 
 @contextlib.contextmanager
-def open_browser(profile: Path) -> Iterator[BrowserContext]:
-    """Start Chromium with an empty profile."""
+def open_browser(profile: Path, *, scale: float = 1) -> Iterator[BrowserContext]:
+    """Start Chromium with an empty profile; `scale` pixels are one of the page's."""
     with sync_playwright() as playwright:
         context = playwright.chromium.launch_persistent_context(
             str(profile),
             executable_path=CHROMIUM,
             headless=True,
             viewport={"width": 1280, "height": 900},
+            device_scale_factor=scale,
             args=list(_FLAGS),
         )
         context.set_default_timeout(1000 * _PATIENCE)

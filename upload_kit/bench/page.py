@@ -57,9 +57,19 @@ these cores.</p>
 """
 
 
+def figure_size(summary: pd.DataFrame) -> tuple[float, float]:
+    """Return width and height of a figure with a bar a case, in inches."""
+    return 9, 1.2 + 0.5 * len(summary)
+
+
 def draw(summary: pd.DataFrame, ax: Axes | None = None) -> Axes:
     """
     Draw bars of the median throughput, with the ideal or the raw socket as a mark.
+
+    Args:
+        summary: A row a case.
+
+        ax: Where to; None for a figure of its own that no window shows.
 
     Raises:
         MissingExtra: matplotlib is not installed.
@@ -69,8 +79,7 @@ def draw(summary: pd.DataFrame, ax: Axes | None = None) -> Axes:
     except ModuleNotFoundError as error:
         raise MissingExtra("matplotlib", "bench") from error
     if ax is None:
-        height = 1.2 + 0.5 * len(summary)
-        ax = Figure(figsize=(9, height), layout="constrained").subplots()
+        ax = Figure(figsize=figure_size(summary), layout="constrained").subplots()
     names = [str(name) for name in summary.index]
     rate = summary["throughput_mb_s"]
     low, high = rate - summary["p10_mb_s"], summary["p90_mb_s"] - rate

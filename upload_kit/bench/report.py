@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import upload_kit
-from upload_kit.bench.page import draw, report_page, summary_html
+from upload_kit.bench.page import draw, figure_size, report_page, summary_html
 from upload_kit.errors import MissingExtra
 from upload_kit.units import MB
 
@@ -137,7 +137,7 @@ class BenchmarkReport:
         Draw the median throughput of each case, and the ideal or raw rate beside it.
 
         Args:
-            ax: Where to draw; None for a new figure.
+            ax: Where to draw; None for a new figure, which a notebook shows.
 
         Returns:
             The axes; unit MB/s (10^6 bytes a second), one bar a case, whiskers from the
@@ -146,7 +146,14 @@ class BenchmarkReport:
         Raises:
             MissingExtra: matplotlib is not installed.
         """
-        return draw(self.summary(), ax)
+        summary = self.summary()
+        if ax is None:
+            try:
+                from matplotlib import pyplot as plt
+            except ModuleNotFoundError as error:
+                raise MissingExtra("matplotlib", "bench") from error
+            _, ax = plt.subplots(figsize=figure_size(summary), layout="constrained")
+        return draw(summary, ax)
 
     def _repr_html_(self) -> str:
         """Show the summary in a notebook."""
@@ -159,7 +166,8 @@ class BenchmarkReport:
         Raises:
             MissingExtra: pandas or matplotlib is not installed.
         """
-        page = report_page(self.summary(), self.frame, self.plot())
+        summary = self.summary()
+        page = report_page(summary, self.frame, draw(summary))
         Path(path).write_text(page, encoding="utf-8")
 
     def to_text(self) -> str:
