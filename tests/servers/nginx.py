@@ -94,6 +94,17 @@ class NginxServer:
     ) -> None:
         self._stop()
 
+    def kill(self) -> None:
+        """End it and its worker with kill -9."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def restart(self) -> None:
+        """Start it again after `kill`, at the same port and over the same folder."""
+        self._process = self._start(_program())
+        if not self._is_ready():
+            raise RuntimeError(f"nginx does not start again:\n{self.log()}")
+
     def log(self) -> str:
         """Return what it has complained about."""
         log = self._folder / "error.log"

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
-import aiohttp
 from aiohttp import web
-from yarl import URL
+
+from tests.servers.http_proxy import HttpProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 _OPERATIONS: Final = {
     ("POST", "uploads"): "CreateMultipartUpload",
@@ -78,7 +76,7 @@ class Fault:
     """Answer with this ETag as if the part had been stored."""
 
 
-class S3Proxy:
+class S3Proxy(HttpProxy):
     """
     Stands before an S3 service, on a free port of loopback, in the running event loop.
 
@@ -87,36 +85,9 @@ class S3Proxy:
     """
 
     def __init__(self, upstream: str) -> None:
+        super().__init__(upstream)
         self.faults: list[Fault] = []
         self.seen: list[Seen] = []
-        self.url = ""
-        self._upstream = upstream
-        self._runner: web.AppRunner | None = None
-        self._client: aiohttp.ClientSession | None = None
-
-    async def __aenter__(self) -> Self:
-        app = web.Application(client_max_size=0)
-        app.router.add_route("*", "/{path:.*}", self._handle)
-        self._client = aiohttp.ClientSession(auto_decompress=False)
-        self._runner = web.AppRunner(
-            app, access_log=None, auto_decompress=False, shutdown_timeout=0.1
-        )
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        host, port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{port}"
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._runner is not None
-        assert self._client is not None
-        await self._runner.cleanup()
-        await self._client.close()
 
     @property
     def operations(self) -> list[str]:
@@ -131,24 +102,28 @@ class S3Proxy:
         """Return the numbers of the parts that were sent, in order."""
         return [seen.part for seen in self.seen if seen.operation == "UploadPart"]
 
-    async def _handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """Write a request down, and let it meet its fault."""
         seen = _describe(request)
         self.seen.append(seen)
         body = await request.read()
         fault = self._fault(seen.operation)
         if fault is None:
-            return await self._forward(request, body)
+            return await self.forward(request, body)
         if fault.hang:
             # Ends with the test.
             await asyncio.Event().wait()
         if fault.lie is not None:
             return web.Response(headers={"ETag": fault.lie})
         if fault.body is not None:
-            return await self._forward(request, fault.body(body))
+            return await self.forward(request, fault.body(body))
         if fault.answer is not None:
-            return await self._forward(request, body, fault.answer)
+            answer = await self.forward(request, body)
+            assert isinstance(answer.body, bytes)
+            answer.body = fault.answer(answer.body)
+            return answer
         if fault.arrives:
-            await self._forward(request, body)
+            await self.forward(request, body)
         return _fail(request, fault)
 
     def _fault(self, operation: str) -> Fault | None:
@@ -161,30 +136,6 @@ class S3Proxy:
             fault.times -= 1
             return fault
         return None
-
-    async def _forward(
-        self,
-        request: web.Request,
-        body: bytes,
-        change: Callable[[bytes], bytes] | None = None,
-    ) -> web.Response:
-        """Hand the request on; the host's name stays, as it is signed."""
-        assert self._client is not None
-        async with self._client.request(
-            request.method,
-            URL(self._upstream + request.raw_path, encoded=True),
-            headers=request.headers,
-            data=io.BytesIO(body),
-            allow_redirects=False,
-        ) as answer:
-            content = await answer.read()
-            headers = answer.headers.copy()
-        for name in ("Transfer-Encoding", "Connection", "Date", "Server"):
-            headers.popall(name, None)
-        if change is not None:
-            content = change(content)
-            headers["Content-Length"] = str(len(content))
-        return web.Response(status=answer.status, headers=headers, body=content)
 
 
 def _describe(request: web.Request) -> Seen:

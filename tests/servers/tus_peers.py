@@ -11,6 +11,7 @@ import asyncio
 import importlib.util
 import json
 import re
+import select
 import shutil
 import subprocess
 import sys
@@ -77,12 +78,23 @@ class PeerServer:
         self.url = ""
         self._command = command
         self._port = 0
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True)
+        self.begin()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.end()
 
     async def __aenter__(self) -> Self:
-        self.folder.mkdir()
-        await self.start()
-        return self
+        return await asyncio.to_thread(self.__enter__)
 
     async def __aexit__(
         self,
@@ -94,25 +106,33 @@ class PeerServer:
 
     async def start(self) -> None:
         """Start it and wait until it says where it is; the same port if again."""
-        self._process = await asyncio.create_subprocess_exec(
-            *self._command,
-            str(self.folder),
-            str(self._port),
+        await asyncio.to_thread(self.begin)
+
+    async def kill(self) -> None:
+        """End it with kill -9."""
+        await asyncio.to_thread(self.end)
+
+    def begin(self) -> None:
+        """Start it as `start` does; blocks."""
+        self._process = subprocess.Popen(
+            [*self._command, str(self.folder), str(self._port)],
             cwd=_NPM if _NPM.is_dir() else None,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
         assert self._process.stdout is not None
-        async with asyncio.timeout(_PATIENCE):
-            self.url = (await self._process.stdout.readline()).decode().strip()
+        if not select.select([self._process.stdout], [], [], _PATIENCE)[0]:
+            self.end()
+            raise TimeoutError("It does not say where it is.")
+        self.url = self._process.stdout.readline().decode().strip()
         self._port = urlsplit(self.url).port or 0
 
-    async def kill(self) -> None:
-        """End it with kill -9."""
+    def end(self) -> None:
+        """End it as `kill` does; blocks."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            await process.communicate()
+            process.communicate()
 
     def contents(self) -> list[bytes]:
         """Return what it has stored, without its notes."""

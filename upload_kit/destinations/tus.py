@@ -14,13 +14,15 @@ Source: https://tus.io/protocols/resumable-upload (1.0.0).
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from upload_kit.destinations.tus_collection import TusCollection, with_credentials
 from upload_kit.destinations.tus_fields import (
     format_metadata,
+    is_address,
     read_options,
     read_server,
 )
@@ -201,7 +203,19 @@ def _removes(server: TusServer) -> bool:
 
 
 def _urls(token: str) -> str | list[str]:
-    """Return the address in a token, or those of all parts."""
+    """
+    Return the address in a token, or those of all parts.
+
+    Raises:
+        RemoteGone: It is no token of ours, or one that leads nowhere any more.
+    """
     if token.startswith(ONCE):
         raise RemoteGone("The upload was to go in one request, which broke off.")
-    return list(json.loads(token)) if token.startswith("[") else token
+    in_parts = token.startswith("[")
+    try:
+        urls = msgspec.json.decode(token, type=list[str]) if in_parts else [token]
+    except msgspec.DecodeError:
+        urls = []
+    if not urls or not all(map(is_address, urls)):
+        raise RemoteGone("Not a half-done upload to a tus server.")
+    return urls if in_parts else token

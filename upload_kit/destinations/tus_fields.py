@@ -221,6 +221,15 @@ def resolve(base: str, reply: Reply) -> str:
     return str(url.with_fragment(None))
 
 
+def is_address(text: str) -> bool:
+    """Return whether it is an address that HTTP requests can go to."""
+    try:
+        url = URL(text, encoded=True)
+    except ValueError:
+        return False
+    return url.scheme in {"http", "https"} and bool(url.host)
+
+
 def same_origin(one: str, other: str) -> bool:
     """Return whether credentials for one address may be sent to the other."""
     return URL(one).origin() == URL(other).origin()

@@ -223,6 +223,7 @@ class TusResource:
 
     async def remove(self) -> None:
         """Have the upload thrown away; nothing happens when it is not there."""
+        self.doubt()
         reply = await self._wire.request("DELETE", self.url, headers=TUS)
         if not 200 <= reply.status < 300 and reply.status not in {403, 404, 410}:
             raise self._refusal(reply)

@@ -212,6 +212,7 @@ class TusParts:
         """Have the parts joined; see `RemoteUpload.complete`."""
         size = sum(receipt.size for receipt in receipts)
         if self._joined is None:
+            await self._require_whole()
             self._joined = await self._join(size)
         offset = await self._joined.ask()
         if offset is None:
@@ -223,6 +224,11 @@ class TusParts:
         return RemoteObject(
             location=self._joined.shown, size=size, sha256=self._joined.sha256
         )
+
+    async def _require_whole(self) -> None:
+        """Make sure that nothing is missing: a server may wait for it for ever."""
+        if len(await self.held()) < len(self._resources):
+            raise OffsetConflict(f"Not all parts of {self._spec.name} are there.")
 
     async def _join(self, size: int) -> TusResource:
         urls = " ".join(resource.url for resource in self._resources)

@@ -197,7 +197,7 @@ class GeminiServer:
         self.sessions[session.id] = session
         query = f"upload_id={session.id}&upload_protocol=resumable"
         headers = {
-            "X-Goog-Upload-URL": f"{self.url}{request.path}?{query}",
+            "X-Goog-Upload-URL": f"{request.url.origin()}{request.path}?{query}",
             "X-Goog-Upload-Status": "active",
         }
         if self.granularity is not None:

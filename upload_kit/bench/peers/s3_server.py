@@ -77,6 +77,7 @@ class S3Server:
         self.kind = kind
         self.folder = folder
         self.url = ""
+        self._ports: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._client: Any = None
 
@@ -143,22 +144,38 @@ class S3Server:
         keys = [upload["Key"] for upload in found.get("Uploads", [])]
         return [key for key in keys if key.startswith(prefix)]
 
+    def abort(self, prefix: str) -> None:
+        """Abort the multipart uploads below a prefix, as somebody else would."""
+        client = self.client()
+        try:
+            found = client.list_multipart_uploads(Bucket=BUCKET, Prefix=prefix)
+            for one in found["Uploads"]:
+                client.abort_multipart_upload(
+                    Bucket=BUCKET, Key=one["Key"], UploadId=one["UploadId"]
+                )
+        finally:
+            client.close()
+
     def __enter__(self) -> Self:
         self.folder.mkdir(parents=True, exist_ok=True)
         for _ in range(_TRIES - 1):
             # Somebody else may take a port that was free a moment ago.
             with suppress(RuntimeError):
-                self._start()
+                self._start_anywhere()
                 return self
-        self._start()
+        self._start_anywhere()
         return self
 
-    def _start(self) -> None:
-        ports = _free_ports(2 * len(_WEED_PARTS))
-        self.url = f"http://127.0.0.1:{ports[0]}"
+    def _start_anywhere(self) -> None:
+        self._ports = _free_ports(2 * len(_WEED_PARTS))
+        self.url = f"http://127.0.0.1:{self._ports[0]}"
+        self.start()
+
+    def start(self) -> None:
+        """Start it again after `kill`, at the same port and over the same folder."""
         with (self.folder.parent / f"{self.kind}.log").open("wb") as log:
             self._process = subprocess.Popen(
-                self._command(ports),
+                self._command(self._ports),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -180,7 +197,7 @@ class S3Server:
         self.kill()
 
     def kill(self) -> None:
-        """End it at once; nothing that it stored is needed any more."""
+        """End it at once, as with kill -9."""
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -252,11 +269,14 @@ class S3Server:
 
         client = self.client()
         try:
-            client.create_bucket(Bucket=BUCKET)
+            with suppress(client.exceptions.BucketAlreadyExists):
+                client.create_bucket(Bucket=BUCKET)
             # SeaweedFS answers before it can store: the first object tells.
             client.put_object(Bucket=BUCKET, Key="ready", Body=b"ready")
         except (BotoCoreError, ClientError):
             return False
+        finally:
+            client.close()
         return True
 
 
