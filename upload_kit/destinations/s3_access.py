@@ -8,11 +8,13 @@ nothing of ours: bytes and requests go over our own wire.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+import botocore.loaders
 import botocore.session
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -51,6 +53,12 @@ class S3Settings:
 
     addressing_style: str | None = None
     """Where the bucket's name goes: `path`, `virtual` (the host name) or `auto`."""
+
+
+@functools.cache
+def _loader(data_path: str | None) -> botocore.loaders.Loader:
+    """Return what reads botocore's rules, once a process: they are 1 MB of JSON."""
+    return botocore.loaders.create_loader(data_path)
 
 
 class _Signer(S3SigV4Auth):
@@ -115,6 +123,8 @@ class S3Access:
     @classmethod
     def _load(cls, bucket: str, settings: S3Settings) -> Self:
         session = botocore.session.Session(profile=settings.profile)
+        data_path = session.get_config_variable("data_path")
+        session.register_component("data_loader", _loader(data_path))
         style = settings.addressing_style
         facts: Any = {"addressing_style": style} if style else None
         client: Any = session.create_client(
