@@ -232,7 +232,7 @@ class RawConnection:
         await self.send("\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", *lines]))
         await self.send("\r\n\r\n")
 
-    async def reply(self) -> Reply:
+    async def reply(self, *, bodiless: bool = False) -> Reply:
         """Read an answer that has a `Content-Length`, or none at all."""
         async with asyncio.timeout(_PATIENCE):
             head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1")
@@ -241,7 +241,8 @@ class RawConnection:
                 name.lower(): value.strip()
                 for name, _, value in (line.partition(":") for line in lines)
             }
-            data = await self.reader.readexactly(int(headers.get("content-length", 0)))
+            size = 0 if bodiless else int(headers.get("content-length", 0))
+            data = await self.reader.readexactly(size)
         status = int(first.split()[1])
         return Reply(status, headers, _decoded(headers.get("content-type"), data))
 
@@ -252,6 +253,11 @@ class RawConnection:
                 while await self.reader.read(65536):
                     continue
         return True
+
+    async def asked(self, method: str, path: str, *lines: str) -> Reply:
+        """Send a request without a body and read the answer."""
+        await self.head(method, path, *lines)
+        return await self.reply(bodiless=method == "HEAD")
 
     def abort(self) -> None:
         """Break the connection off without a farewell."""

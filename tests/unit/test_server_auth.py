@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import pickle
 from typing import TYPE_CHECKING
 
 import pytest
@@ -50,6 +52,24 @@ def test_others_are_refused(field: str | None) -> None:
         Tokens([Secret("me:secret")]).owner(field)
     assert caught.value.type is ProblemType.UNAUTHORIZED
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["ann:", ""], ids=["named", "bare"])
+def test_digest_stands_for_its_token(name: str) -> None:
+    """Whoever reads the file of tokens learns none; the digest opens nothing."""
+    digest = f"sha256={hashlib.sha256(b'hunter2').hexdigest()}"
+    tokens = Tokens([Secret(f"{name}{digest}")])
+    assert tokens.owner("Bearer hunter2") == Tokens([Secret(f"{name}hunter2")]).owner(
+        "Bearer hunter2"
+    )
+    with pytest.raises(UploadProblem):
+        tokens.owner(f"Bearer {digest}")
+
+
+def test_tokens_are_kept_as_digests_only() -> None:
+    """A server's memory, dumped or traced, gives no token away."""
+    tokens = Tokens([Secret("ann:hunter2")])
+    assert b"hunter2" not in pickle.dumps(vars(tokens))
 
 
 def test_file_is_read_and_read_again(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def create_app(
     parts = _make_parts(config, background)
     if role.cleans:
         _count(parts)
-    guard, bodies = Guard(config, tokens, rates), Bodies(config, rates)
+    guard, bodies = Guard(config, tokens, rates), Bodies(config, rates, tokens)
     core, housekeeper = UploadCore(parts), Housekeeper(parts, background)
     forwarder = _make_forwarder(parts)
     onward = None if forwarder is None else ForwardWatcher(parts, forwarder)

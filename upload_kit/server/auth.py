@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.config import Secret
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+_DIGEST: Final = re.compile(r"sha256=([0-9a-f]{64})", re.ASCII)
+
 ANYBODY: Final = "anybody"
 """Who everybody is on a server without tokens."""
 
@@ -23,7 +26,8 @@ class Tokens:
     The tokens that a server knows, and whose they are.
 
     Args:
-        tokens: Each `name:token`, or a bare token.
+        tokens: Each `name:token`, or a bare token; a token may be given as the digest
+            of it, `sha256=` and hexadecimal digits, so that nobody learns it here.
 
         file: Further ones, one a line; blank lines and those that begin with `#` do not
             count.
@@ -33,7 +37,7 @@ class Tokens:
     """
 
     def __init__(self, tokens: Iterable[Secret], file: Path | None = None) -> None:
-        self._fixed = tuple(tokens)
+        self._fixed = [_entry(token.reveal()) for token in tokens]
         self._file = file
         self._owners: list[tuple[bytes, str]] = []
         self.reload()
@@ -50,10 +54,11 @@ class Tokens:
         Raises:
             ConfigurationError: The file cannot be read, or holds no token.
         """
-        tokens = [*self._fixed, *(_read(self._file) if self._file else ())]
-        if not tokens and not self.is_open:
+        read = _read(self._file) if self._file else []
+        owners = [*self._fixed, *(_entry(token.reveal()) for token in read)]
+        if not owners and not self.is_open:
             raise ConfigurationError(f"No token in {self._file}.")
-        self._owners = [_entry(token.reveal()) for token in tokens]
+        self._owners = owners
 
     def owner(self, authorization: str | None) -> str:
         """
@@ -78,6 +83,16 @@ class Tokens:
             raise _unauthorized("The token is not known.")
         return found
 
+    def require(self, owner: str, authorization: str | None) -> None:
+        """
+        Refuse a token that was its owner's, and is not any more.
+
+        Raises:
+            UploadProblem: It is nobody's now, or somebody else's.
+        """
+        if self.owner(authorization) != owner:
+            raise _unauthorized("The token is somebody else's by now.")
+
 
 def _read(file: Path) -> list[Secret]:
     try:
@@ -94,11 +109,18 @@ def _entry(text: str) -> tuple[bytes, str]:
     """Return the digest of a token, and the name that its uploads are kept under."""
     name, colon, token = text.partition(":")
     if not colon:
-        digest = _digest(text)
+        digest = _known_by(text)
         return digest, f"token-{digest.hex()[:16]}"
     if not name or not token:
         raise ConfigurationError("A token must be 'name:token' or a bare token.")
-    return _digest(token), f"name-{name}"
+    return _known_by(token), f"name-{name}"
+
+
+def _known_by(text: str) -> bytes:
+    """Return the digest of a token, which may be all that was written down of it."""
+    if match := _DIGEST.fullmatch(text):
+        return bytes.fromhex(match[1])
+    return _digest(text)
 
 
 def _digest(token: str) -> bytes:

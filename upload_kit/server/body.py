@@ -10,7 +10,7 @@ import msgspec
 
 from upload_kit.server.fields import malformed
 from upload_kit.server.problems import ProblemType, UploadProblem
-from upload_kit.server.replies import CLIENT
+from upload_kit.server.replies import CLIENT, OWNER
 from upload_kit.units import KIB, MIB
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from upload_kit.server.auth import Tokens
     from upload_kit.server.config import ServerConfig
     from upload_kit.server.rates import RateLimits
 
@@ -90,6 +91,8 @@ class HttpBody:
         budget: Of memory, shared with all other bodies.
 
         pace: Waits until so many more bytes may be taken; None for no limit.
+
+        may_end: Raises if its sender may not send it any more, once it is all there.
     """
 
     def __init__(
@@ -98,7 +101,10 @@ class HttpBody:
         limits: BodyLimits,
         budget: MemoryBudget,
         pace: Callable[[int], Awaitable[None]] | None = None,
+        *,
+        may_end: Callable[[], None] = lambda: None,
     ) -> None:
+        self._may_end = may_end
         self._request = request
         self._content = request.content
         self._limits = limits
@@ -128,6 +134,13 @@ class HttpBody:
 
     async def batch(self) -> tuple[Sequence[bytes], bool]:
         """Return the pieces that come next, and whether they are the last."""
+        pieces, last = await self._batch()
+        if last:
+            # It may have taken hours, and its sender's token be gone by now.
+            self._may_end()
+        return pieces, last
+
+    async def _batch(self) -> tuple[Sequence[bytes], bool]:
         await self.begin()
         if self._problem is not None:
             raise self._problem
@@ -277,9 +290,12 @@ class Bodies:
         config: Where the limits stand.
 
         rates: How fast somebody may send.
+
+        tokens: Who is known, also when a body ends.
     """
 
-    def __init__(self, config: ServerConfig, rates: RateLimits) -> None:
+    def __init__(self, config: ServerConfig, rates: RateLimits, tokens: Tokens) -> None:
+        self._tokens = tokens
         self._config = config
         self._rates = rates
         self._budget = MemoryBudget(config.memory_budget, config.rate_limit)
@@ -303,7 +319,11 @@ class Bodies:
             rate_window=self._config.rate_window,
         )
         pace = self._rates.pace(request[CLIENT])
-        return HttpBody(request, limits, self._budget, pace)
+
+        def may_end() -> None:
+            self._tokens.require(request[OWNER], request.headers.get("Authorization"))
+
+        return HttpBody(request, limits, self._budget, pace, may_end=may_end)
 
     async def read_json(self, request: web.Request, type_: type[_T], limit: int) -> _T:
         """
