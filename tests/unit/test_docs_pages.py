@@ -114,10 +114,10 @@ def names_of(path: Path) -> set[str]:
     }
 
 
-def test_threats_are_answered_by_tests_that_exist() -> None:
-    """Every test that the threat model names is there; nearly every row names one."""
-    text = (DOCS / "threat-model.md").read_text()
-    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+@pytest.mark.parametrize("page", ["threat-model.md", "dev/waits.md"])
+def test_pages_name_tests_that_exist(page: str) -> None:
+    """Every test that answers for a threat or for a limit is there."""
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", (DOCS / page).read_text())
     assert len(named) >= 20
     where = {path.name: path for path in (ROOT / "tests").rglob("test_*.py")}
     missing = [
@@ -126,10 +126,31 @@ def test_threats_are_answered_by_tests_that_exist() -> None:
         if file not in where or name not in names_of(where[file])
     ]
     assert missing == []
-    attacks = text.partition("## Attacks")[2].partition("\n## ")[0]
-    rows = [line for line in attacks.splitlines() if line.startswith("| ")][1:]
-    assert len(rows) >= 16
-    assert sum("`test_" not in row for row in rows) <= 1
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """Return the cells of every row of every table, without their heads."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if "|" in line]
+    heads = [n for n, row in enumerate(rows) if set(row[0]) <= set("-|")]
+    return [row for n, row in enumerate(rows) if not {n, n + 1} & set(heads)]
+
+
+def test_threats_are_answered_by_tests() -> None:
+    """Each row names a test, but for the one thing that there is no code for."""
+    text = (DOCS / "threat-model.md").read_text()
+    rows = rows_of(text.partition("## Attacks")[2].partition("\n## ")[0])
+    assert len(rows) >= 20
+    assert [row[0] for row in rows if "`test_" not in row[-1]] == [
+        "the server fetches for an attacker (SSRF)"
+    ]
+
+
+def test_waits_have_a_limit_that_a_test_reaches() -> None:
+    """Or the row says why there is none."""
+    rows = rows_of((DOCS / "dev" / "waits.md").read_text())
+    assert len(rows) >= 35
+    for wait, _where, limit, _ending, tests in rows:
+        assert "`test_" in tests or limit == "none", wait
 
 
 @pytest.mark.timeout(120)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -13,6 +15,7 @@ from tests.servers.upload import (
     UploadApi,
     names_in,
     open_api,
+    until,
     upload_server,
 )
 from upload_kit.config import Secret
@@ -193,15 +196,47 @@ async def test_json_without_end(api: UploadApi) -> None:
         assert (reply.status, reply.problem) == (400, "malformed")
 
 
-async def test_http_chunk_nonsense(api: UploadApi, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"5\r\nhello\r\nZZZ\r\n",
+        b"+5\r\nhello\r\n0\r\n\r\n",
+        b"-5\r\nhello\r\n0\r\n\r\n",
+        b"0x5\r\nhello\r\n0\r\n\r\n",
+        b"0_5\r\nhello\r\n0\r\n\r\n",
+        b"5\nhello\n0\n\n",
+        b"5\r\nhello!\r\n0\r\n\r\n",
+        b"FFFFFFFFFFFFFFFFF\r\nhello",
+        b"5\r\nhello\r\n0\r\nno colon\r\n\r\n",
+    ],
+)
+async def test_http_chunk_nonsense(api: UploadApi, tmp_path: Path, body: bytes) -> None:
     """A broken chunked body is refused, and nothing of it is kept."""
     async with RawConnection(url_of(api)) as connection:
         await connection.head(
             "POST", "/upload/foundation", "Transfer-Encoding: chunked"
         )
-        await connection.send(b"5\r\nhello\r\nZZZ\r\n")
+        await connection.send(body)
         assert (await connection.reply()).status == 400
+        assert await connection.closed()
     assert names_in(tmp_path / "files") == []
+
+
+@pytest.mark.parametrize("path", ["/upload/foundation", "/nowhere"])
+async def test_request_in_an_unread_body(tmp_path: Path, path: str) -> None:
+    """What was announced as a body is never taken for the next request."""
+    hidden = b"DELETE /upload/resumable/%s HTTP/1.1\r\nHost: x\r\n\r\n"
+    async with (
+        upload_server(tmp_path, max_size=MIB) as api,
+        RawConnection(url_of(api)) as connection,
+    ):
+        session_id = await api.begun(b"hello", 5)
+        inner = hidden % session_id.encode()
+        await connection.head("POST", path, f"Content-Length: {2 * MIB}")
+        await connection.send(inner * 3)
+        assert (await connection.reply()).status >= 400
+        assert await connection.reader.read() == b""
+        assert await api.sessions() == [session_id]
 
 
 async def test_too_many_requests(tmp_path: Path) -> None:
@@ -366,6 +401,33 @@ async def test_field_that_holds_anything(api: UploadApi, field: str) -> None:
                 await connection.send(head.encode("latin-1"))
                 reply = await connection.reply()
             assert reply.status < 500, (path, value)
+
+
+async def test_answer_that_nobody_reads(tmp_path: Path) -> None:
+    """A client that asks and does not read holds its connection for a while only."""
+    async with upload_server(tmp_path, idle_timeout=0.3) as api:
+        much = {"a": "x" * 16_000}
+        session_id = (await api.begin(1, metadata=much)).body["session_id"]
+        with socket.create_connection(("127.0.0.1", port_of(api))) as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            deaf.settimeout(0)
+            # More answers than the system keeps for somebody who does not read.
+            question = f"GET /upload/status/{session_id} HTTP/1.1\r\nHost: x\r\n\r\n"
+            deaf.sendall(question.encode() * 500)
+            await until(lambda: has_ended(deaf))
+
+
+def port_of(api: UploadApi) -> int:
+    return urlsplit(url_of(api)).port or 0
+
+
+def has_ended(connection: socket.socket) -> bool:
+    """Return whether the other end broke a connection off, without reading from it."""
+    try:
+        connection.send(b"\r")
+    except ConnectionError:
+        return True
+    return False
 
 
 async def test_pipelined_requests(api: UploadApi) -> None:

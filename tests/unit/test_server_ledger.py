@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
+from upload_kit.server.file_locks import try_lock
 from upload_kit.server.ledger import Ledger, Usage
 from upload_kit.server.problems import ProblemType, UploadProblem
 
@@ -75,6 +77,20 @@ def test_processes_count_together(tmp_path: Path) -> None:
     assert one.read() == two.read() == Usage(size=5600, sessions={"ann": 800})
     one.close()
     two.close()
+
+
+def test_book_that_another_process_holds(tmp_path: Path) -> None:
+    """Whoever stopped with the book in his hands holds the others up for a while."""
+    path = str(tmp_path / "ledger")
+    ledger = Ledger(path, quota=1, max_sessions=1, patience=0.1)
+    holder = os.open(path, os.O_RDWR)
+    assert try_lock(holder, 0, 0)
+    with pytest.raises(UploadProblem) as caught:
+        ledger.begin("ann", 1)
+    assert caught.value.type is ProblemType.BUSY
+    os.close(holder)
+    ledger.begin("ann", 1)
+    ledger.close()
 
 
 @pytest.mark.parametrize("content", [b"", b'{"size": 1', b"\x00" * 40])

@@ -78,6 +78,14 @@ def test_preamble_is_not_waited_through() -> None:
         reader.feed(b"x" * 100)
 
 
+def test_headers_without_end_are_not_kept() -> None:
+    """A part whose headers never end does not fill the memory."""
+    reader = PartReader(BOUNDARY)
+    reader.feed(b"--" + BOUNDARY + b"\r\nX: ")
+    with pytest.raises(UploadProblem, match="too long"):
+        reader.feed(b"y" * 20_000)
+
+
 @pytest.mark.parametrize(
     ("content_type", "expected"),
     [

@@ -1059,6 +1059,8 @@ async def test_what_cannot_be_joined_is_refused(tus: TusApi, tmp_path: Path) -> 
     """404 for a part that is not there, 400 for an upload that is no part."""
     (part,) = await _parts(tus, b"x")
     assert (await tus.joined(part, _NO_SUCH)).status == 404
+    for foreign in ("../../etc/passwd", "/files/%2e%2e", "x"):
+        assert (await tus.joined(part, foreign)).status == 400
     plain = await tus.begun(5)
     assert (await tus.joined(part, plain)).status == 400
     native = await tus.api.begun(b"hello", 5)

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import secrets
+import socket
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -105,6 +106,7 @@ class Guard:
         self, request: web.Request, handler: Handler, request_id: str
     ) -> web.StreamResponse:
         begun = time.perf_counter()
+        _give_up_deaf(request, self._config.idle_timeout)
         self._active += 1
         self._idle.clear()
         try:
@@ -191,6 +193,18 @@ class Guard:
         if same and (not self._config.is_loopback or parts.hostname in _LOOPBACK_NAMES):
             return
         raise _other_origin()
+
+
+def _give_up_deaf(request: web.Request, seconds: float) -> None:
+    """
+    Have the kernel end a connection whose other end reads nothing for so long.
+
+    aiohttp waits without a limit for an answer to be read.
+    """
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    connection = request.get_extra_info("socket")
+    if option is not None and connection is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, option, int(1000 * seconds))
 
 
 def _other_origin() -> UploadProblem:

@@ -60,11 +60,19 @@ class Ledger:
         quota: Bytes of all files; None for no limit.
 
         max_sessions: Unfinished uploads of one owner.
+
+        patience: Seconds to wait for another process that has the book.
     """
 
     def __init__(
-        self, path: str | None, *, quota: int | None, max_sessions: int
+        self,
+        path: str | None,
+        *,
+        quota: int | None,
+        max_sessions: int,
+        patience: float = _PATIENCE,
     ) -> None:
+        self._patience = patience
         self._quota = quota
         self._max_sessions = max_sessions
         self._guard = threading.Lock()
@@ -170,7 +178,7 @@ class Ledger:
                 unlock(self._fd)
 
     def _lock(self) -> None:
-        give_up = time.monotonic() + _PATIENCE
+        give_up = time.monotonic() + self._patience
         while not try_lock(self._fd, 0, 0):
             if time.monotonic() > give_up:
                 raise busy()
