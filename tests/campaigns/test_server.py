@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import aiohttp
@@ -27,3 +29,17 @@ async def test_begun_uploads_hold_no_files_open(tmp_path: Path) -> None:
                     assert reply.status == 201
             counts.append(open_files())
     assert counts[-1] == counts[-2]
+
+
+async def test_upload_that_was_killed_as_it_began_expires(tmp_path: Path) -> None:
+    """A folder in which there is nothing yet goes with the first cleanup."""
+    folder = tmp_path / "incoming" / ("0" * 32)
+    config = ServerConfig(directory=tmp_path, port=0, expires_after=60.0)
+    async with running_server(config) as server, aiohttp.ClientSession() as client:
+        folder.mkdir()
+        for age, stays in ((30, True), (90, False)):
+            stamp = time.time() - age
+            os.utime(folder, (stamp, stamp))
+            async with client.post(f"{server.url}upload/cleanup") as reply:
+                assert reply.status == 200
+            assert folder.exists() is stays

@@ -162,10 +162,13 @@ class FolderStorage:
                 yield entry.name
 
     def forget(self, before: float) -> None:
-        """Let go of old keys, and end removals that were killed half-way."""
+        """Let go of old keys, and end what was killed as it began or was removed."""
         for entry in os.scandir(self._root / "incoming"):
             if entry.name.startswith(TRASH):
                 shutil.rmtree(entry.path, ignore_errors=True)
+        for entry in self._entries("incoming"):
+            if _is_bare(entry.path, before):
+                remove(self._paths(entry.name), entry.path)
         for entry in os.scandir(self._root / "keys"):
             with suppress(FileNotFoundError):
                 if entry.stat(follow_symlinks=False).st_mtime < before:
@@ -211,7 +214,7 @@ class FolderStorage:
 
 def _newest(folder: str) -> float:
     """
-    Return when anything in a folder was last written; 0 when it is gone.
+    Return when anything in a folder was last written; 0 when nothing is there.
 
     Locks do not count: whoever wants to remove an upload makes one as well.
     """
@@ -221,9 +224,18 @@ def _newest(folder: str) -> float:
             for entry in os.scandir(folder)
             if entry.name != LOCK
         ]
-        return max(times, default=Path(folder).lstat().st_mtime)
     except FileNotFoundError:
         return 0.0
+    return max(times, default=0.0)
+
+
+def _is_bare(folder: str, before: float) -> bool:
+    """Return whether an old folder never got a file: whoever made it was killed."""
+    try:
+        is_old = Path(folder).lstat().st_mtime < before
+        return is_old and all(entry.name == LOCK for entry in os.scandir(folder))
+    except FileNotFoundError:
+        return False
 
 
 def _folder_size(folder: str) -> int:
