@@ -7,6 +7,7 @@ import hashlib
 import os
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
 import pytest
@@ -139,16 +140,25 @@ async def test_half_done_uploads_expire(tmp_path: Path, old: float) -> None:
     assert hidden(tmp_path) == ([] if old > EXPIRES_AFTER else left)
 
 
-async def test_publishing_again_is_harmless(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sha256", "other"),
+    [(hashlib.sha256(CONTENT).hexdigest(), "0" * 64), (None, None)],
+    ids=["whole-digest", "chunk-digests"],
+)
+async def test_publishing_again_is_harmless(
+    tmp_path: Path, sha256: str | None, other: str | None
+) -> None:
     """Whoever heard no answer may ask again; what stands there is what was sent."""
     remote = await destination(tmp_path).open(SPEC, PLAN)
     chunk = ChunkMetadata(index=0, start=0, size=len(CONTENT))
     receipt = await remote.put(chunk, OneBody(CONTENT))
-    sha256 = hashlib.sha256(CONTENT).hexdigest()
     first = await remote.complete([receipt], sha256=sha256)
     assert await remote.complete([receipt], sha256=sha256) == first
     with pytest.raises(RemoteGone):
-        await remote.complete([receipt], sha256="0" * 64)
+        await remote.complete([replace(receipt, sha256="0" * 64)], sha256=other)
+    (tmp_path / SPEC.name).write_bytes(CONTENT + b".")
+    with pytest.raises(RemoteGone):
+        await remote.complete([receipt], sha256=sha256)
 
 
 async def test_half_of_a_pair_keeps_the_other_half(tmp_path: Path) -> None:

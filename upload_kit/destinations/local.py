@@ -261,14 +261,18 @@ class LocalUpload:
     ) -> RemoteObject:
         """Compare the whole file if asked to, and rename it into place."""
         size = sum(receipt.size for receipt in receipts)
-        actual = await self._in_time(lambda: self._publish(size, sha256), size=size)
+        actual = await self._in_time(
+            lambda: self._publish(receipts, size, sha256), size=size
+        )
         return RemoteObject(location=self._path.as_uri(), size=size, sha256=actual)
 
-    def _publish(self, size: int, sha256: str | None) -> str | None:
+    def _publish(
+        self, receipts: Sequence[Receipt], size: int, sha256: str | None
+    ) -> str | None:
         try:
             fd = os.open(self._part, os.O_RDWR)
         except FileNotFoundError as error:
-            if sha256 is not None and self._stands(size, sha256):
+            if self._stands(receipts, size, sha256):
                 return sha256
             raise self._gone() from error
         try:
@@ -285,17 +289,28 @@ class LocalUpload:
         sync_folder(self._path.parent)
         return actual
 
-    def _stands(self, size: int, sha256: str) -> bool:
+    def _stands(
+        self, receipts: Sequence[Receipt], size: int, sha256: str | None
+    ) -> bool:
         """Whether it was published before, by a call that nobody heard the end of."""
         try:
             fd = os.open(self._path, os.O_RDONLY)
         except FileNotFoundError:
             return False
         try:
-            same_size = os.fstat(fd).st_size == size
-            return same_size and digest_at(fd, 0, size).hex() == sha256
+            if os.fstat(fd).st_size != size:
+                return False
+            if sha256 is not None:
+                return digest_at(fd, 0, size).hex() == sha256
+            return all(self._has(fd, receipt) for receipt in receipts)
         finally:
             os.close(fd)
+
+    def _has(self, fd: int, receipt: Receipt) -> bool:
+        """Whether a file has a chunk in its place."""
+        start = self._plan.chunk(receipt.index).start
+        digest = digest_at(fd, start, start + receipt.size)
+        return digest.hex() == receipt.sha256
 
     def _move_into_place(self) -> None:
         if self._spec.overwrite:
