@@ -494,6 +494,20 @@ async def test_an_abort_that_fails_is_tried_again(
     assert await _unfinished(server, prefix) == []
 
 
+@pytest.mark.parametrize("server", ["rclone"], indirect=True)
+async def test_parts_that_are_never_put_together_are_asked_for_again(
+    server: S3Server, proxy: S3Proxy, prefix: str
+) -> None:
+    """It may take longer than any other answer, but not for ever."""
+    proxy.faults.append(Fault(operation="CompleteMultipartUpload", hang=True))
+    url, data = _url(prefix, min_part="1"), _DATA[:3000]
+    async with _parallel(url, chunk_size=1000, response_timeout=0.5) as uploader:
+        async with asyncio.timeout(30):
+            await uploader.upload_file(data, name="table")
+    assert proxy.count("CompleteMultipartUpload") == 2
+    assert [stored for _, stored in server.objects(prefix)] == [data]
+
+
 @pytest.mark.parametrize("operation", ["UploadPart", "CreateMultipartUpload"])
 async def test_slow_down_is_obeyed(
     server: S3Server, proxy: S3Proxy, operation: str, prefix: str

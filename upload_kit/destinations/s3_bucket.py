@@ -44,8 +44,9 @@ _ENCRYPTED: Final = (
 )
 # Credentials may have to be fetched from the instance, or from a helper program.
 _LOAD_SECONDS: Final = 60.0
-# Putting 10,000 parts together takes minutes, in which only blanks arrive.
-_COMPLETE_SECONDS: Final = 600.0
+# Putting 10,000 parts together takes minutes, in which only blanks arrive: so many
+# times as long as any other answer may (ten minutes, unless that is set).
+_COMPLETE_PATIENCE: Final = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,7 +265,7 @@ class S3Bucket:
             {"uploadId": upload_id},
             headers=headers,
             body=part_list(receipts, checksums=access.checksums),
-            response_timeout=_COMPLETE_SECONDS,
+            response_timeout=_COMPLETE_PATIENCE * self._wire.response_timeout,
         )
         node = read_xml(reply)
         return Stored(
