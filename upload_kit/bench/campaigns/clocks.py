@@ -133,7 +133,7 @@ class ClockCampaign:
     @asynccontextmanager
     async def running(self, place: Path, seed: int) -> AsyncIterator[Tries]:
         """Start what forks clients and servers."""
-        async with ForkServer(_faking()) as forks:
+        async with ForkServer(await asyncio.to_thread(_faking)) as forks:
             yield ClockTries(forks, place, seed)
 
 

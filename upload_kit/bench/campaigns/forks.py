@@ -59,9 +59,9 @@ class Fork:
         self._ended = _Ending(pid)
 
     @property
-    def has_ended(self) -> bool:
-        """Whether it is gone, as far as is known."""
-        return self._ended.is_set
+    def is_closed(self) -> bool:
+        """Whether it is gone, and nothing of it is left here."""
+        return self._ended.is_set and self._writer.is_closing()
 
     async def hear(self, timeout: float = _START_SECONDS) -> dict[str, Any] | None:
         """
@@ -91,7 +91,7 @@ class Fork:
 
     async def _end(self, number: signal.Signals) -> None:
         # Its ID may be another process's by now, unless we know that it has not ended.
-        if not self.has_ended:
+        if not self._ended.is_set:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, number)
         await self.ended()
@@ -105,7 +105,9 @@ class Fork:
         """
         async with asyncio.timeout(timeout):
             await self._ended.wait()
-        self._writer.close()
+            self._writer.close()
+            with suppress(ConnectionError):
+                await self._writer.wait_closed()
 
 
 class _Ending:
@@ -224,7 +226,7 @@ class ForkServer:
             raise UploadKitError(f"No process was forked for {call}.") from None
         finally:
             del self._waiting[key]
-        self._forks = [one for one in self._forks if not one.has_ended]
+        self._forks = [one for one in self._forks if not one.is_closed]
         self._forks.append(fork)
         return fork
 

@@ -54,7 +54,7 @@ class Campaign(Protocol):
         ...
 
     def obstacle(self) -> str | None:
-        """Return why it cannot run on this machine, or None."""
+        """Return why it cannot run on this machine, or None; it may block."""
         ...
 
     def running(self, place: Path, seed: int) -> AbstractAsyncContextManager[Tries]:
@@ -143,7 +143,7 @@ class CampaignRun:
         for campaign in self._campaigns:
             mine = [one for one in done if one.campaign == campaign.name]
             self.outcomes += mine
-            obstacle = campaign.obstacle()
+            obstacle = await asyncio.to_thread(campaign.obstacle)
             if obstacle is not None:
                 self.obstacles[campaign.name] = obstacle
                 continue
