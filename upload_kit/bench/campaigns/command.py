@@ -94,19 +94,24 @@ def choose(campaigns: Iterable[Campaign], only: Sequence[str]) -> list[Campaign]
     Args:
         campaigns: All of them.
 
-        only: Names, or what names begin with; none of them means all.
+        only: Names, or what names begin with; none of them means all. Where it is the
+            name of one, it means that one.
 
     Raises:
         ConfigurationError: There is none of this name.
     """
     everything = list(campaigns)
-    for name in only:
-        if not any(one.name.startswith(name) for one in everything):
+    names = [one.name for one in everything]
+    wanted: set[str] = set()
+    for asked in only:
+        meant = [name for name in names if name.startswith(asked)]
+        if not meant:
             raise ConfigurationError(
-                f"There is no campaign {name!r}.",
-                hint=f"There are {', '.join(one.name for one in everything)}.",
+                f"There is no campaign {asked!r}.",
+                hint=f"There are {', '.join(names)}.",
             )
-    return [one for one in everything if not only or one.name.startswith(tuple(only))]
+        wanted |= {asked} if asked in meant else set(meant)
+    return [one for one in everything if not only or one.name in wanted]
 
 
 def run_campaigns(

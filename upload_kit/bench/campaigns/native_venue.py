@@ -1,4 +1,4 @@
-"""Our own server as a venue, in a process of its own."""
+"""Our own server as a venue, in a process of its own, by each of its protocols."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from upload_kit.bench.faults import FaultPlan
+    from upload_kit.bench.faults import FaultKind, FaultPlan
 
 _ASK: Final = aiohttp.ClientTimeout(total=60)
 # Seconds after which a server that is asked to clean up thinks everything has expired.
@@ -31,10 +31,12 @@ _SOON: Final = 0.05
 
 
 class NativeVenue:
-    """`http://`: our own server."""
+    """`http://`: our own server and protocol."""
 
-    name: Final = "native"
-    kinds: Final = ALL_KINDS
+    name: str = "native"
+    kinds: tuple[FaultKind, ...] = ALL_KINDS
+    _scheme = "http"
+    _path = "/"
 
     def obstacle(self) -> str | None:
         """Return why processes cannot be forked here, or None."""
@@ -52,7 +54,7 @@ class NativeVenue:
 
     def way(self, plan: FaultPlan) -> AbstractAsyncContextManager[Way]:
         """Put a link before the server."""
-        return linked_way(self._server.port, plan)
+        return linked_way(self._server.port, plan, scheme=self._scheme, path=self._path)
 
     async def finals(self, name: str) -> list[str]:
         """Return the digests of all published files of this name."""
@@ -65,6 +67,21 @@ class NativeVenue:
     async def leftovers(self) -> list[str]:
         """Have everything expire, and return what is there all the same."""
         return await expire_all(self._server)
+
+
+class OwnTusVenue(NativeVenue):
+    """`tus+http://`: our own server, by the tus protocol, one stream an upload."""
+
+    name = "tus"
+    _scheme = "tus+http"
+    _path = "/files/"
+
+
+class OwnTusPartsVenue(OwnTusVenue):
+    """The same, in parts that the server joins."""
+
+    name = "tus-parts"
+    _path = "/files/?parts=16"
 
 
 async def clean_up(url: str) -> None:
