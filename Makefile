@@ -19,7 +19,8 @@ DEV := $(VENV)/.installed-dev-$(WANTED)
 export FILE
 ARGS ?=
 
-.PHONY: help install lint format test demo lab bench docs prove clean system-packages npm-peers
+.PHONY: help install lint format test demo lab bench docs prove properties campaigns
+.PHONY: clean system-packages npm-peers
 
 help: ## Show what there is
 	@echo "make TARGET [FILE=your-file] [ARGS='...']"
@@ -63,8 +64,13 @@ docs: $(DEV) ## Build the site of the documentation into site/, strictly
 	$(BIN)/python -m pytest --no-header -q --doctest-modules upload_kit
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-prove: $(DEV) system-packages npm-peers ## Search long for a counterexample: every property, 20 times as hard
+prove: properties campaigns ## Search long for a counterexample: all of the following two
+
+properties: $(DEV) system-packages npm-peers ## Search for one to every property, 20 times as hard
 	$(BIN)/python -m pytest --hypothesis-profile=prove --timeout=3600 -m hypothesis $(ARGS)
+
+campaigns: $(DEV) system-packages npm-peers ## Upload thousands of files through faults, kills and loads (ARGS='--only link')
+	$(BIN)/python -m tests.campaigns.prove $(ARGS)
 
 clean: ## Remove everything that make made
 	rm -rf $(VENV) build dist site htmlcov .coverage .coverage.*

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from upload_kit.bench.campaigns.command import choose
 from upload_kit.bench.campaigns.outcome import (
     CONCLUSION,
     Figure,
@@ -16,6 +17,7 @@ from upload_kit.bench.campaigns.outcome import (
     draw_for,
     table,
 )
+from upload_kit.bench.campaigns.registry import all_campaigns
 from upload_kit.bench.campaigns.runner import CampaignRun, RunOptions
 from upload_kit.errors import ConfigurationError
 
@@ -183,3 +185,26 @@ def test_outcome_survives_json() -> None:
         campaign="a", seed=1, index=2, complaints=("one", "two"), figures=(figure,)
     )
     assert Outcome.from_json(outcome.to_json()) == outcome
+
+
+@pytest.mark.parametrize(
+    ("only", "chosen"),
+    [
+        ((), {"link/tus", "link/tus-parts", "leak"}),
+        (("link",), {"link/tus", "link/tus-parts"}),
+        (("link/tus",), {"link/tus"}),
+        (("link/tus-", "leak"), {"link/tus-parts", "leak"}),
+    ],
+    ids=str,
+)
+def test_campaigns_are_chosen_by_name(only: tuple[str, ...], chosen: set[str]) -> None:
+    """What names begin with means all of them; a whole name means that one."""
+    names = {one.name for one in choose(all_campaigns(), only)}
+    assert names & {"link/tus", "link/tus-parts", "leak"} == chosen
+
+
+def test_campaign_that_is_none_is_refused() -> None:
+    """The hint says which there are."""
+    with pytest.raises(ConfigurationError, match="no campaign 'lonk'") as refused:
+        choose(all_campaigns(), ["lonk"])
+    assert "link/native" in str(refused.value)

@@ -153,12 +153,21 @@ class NginxServer:
 
 
 def _program() -> str:
-    # Debian puts it where only root's PATH goes.
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
-    program = shutil.which("nginx", path=path)
+    program = _found()
     if program is None:
         pytest.skip("nginx is not installed")
     return program
+
+
+def _found() -> str | None:
+    # Debian puts it where only root's PATH goes.
+    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"])
+    return shutil.which("nginx", path=path)
+
+
+def nginx_obstacle() -> str | None:
+    """Return why no nginx can run here, or None."""
+    return "nginx is not installed" if _found() is None else None
 
 
 def _user() -> str:
