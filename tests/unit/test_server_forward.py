@@ -193,10 +193,11 @@ async def test_nothing_goes_on_that_was_refused(tmp_path: Path) -> None:
 
 async def test_destination_that_comes_up_later(tmp_path: Path) -> None:
     """A file waits here, visibly, and goes on as soon as it can."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    url = f"http://u:hunter2@127.0.0.1:{port}/"
+    # Bound and not listened on, it refuses; and nobody else gets it.
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    url = f"http://u:hunter2@127.0.0.1:{listener.getsockname()[1]}/"
+    there = ServerConfig(directory=tmp_path / "b")
     async with relay(tmp_path / "a", url) as api:
         upload_id = (await api.foundation(DATA)).body["session_id"]
         now = await forwarded(api, upload_id, "waiting", tries=1)
@@ -210,7 +211,7 @@ async def test_destination_that_comes_up_later(tmp_path: Path) -> None:
         # What is thrown away is waited for no more.
         assert (await tus.delete(doomed)).status == 204
         await counted(api, waiting=1)
-        async with upload_server(tmp_path / "b", port=port):
+        async with running_server(there, listener=listener):
             done = await forwarded(api, upload_id, "complete")
             assert (done["tries"], done["error"], done["retry_at"]) == (0, None, None)
     assert sha256(DATA) in stored(tmp_path / "b")
