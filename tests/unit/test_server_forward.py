@@ -118,7 +118,8 @@ async def test_every_protocol_is_forwarded(tmp_path: Path) -> None:
         upload_server(tmp_path / "b", tokens=(Secret("relay:hunter2"),)) as b,
         relay(tmp_path / "a", str(b.session._base_url), token=Secret("hunter2")) as api,
     ):
-        one = await api.foundation(b"hello", "one.txt", Content_Type="text/plain")
+        form = "application/x-www-form-urlencoded"
+        one = await api.foundation(b"hello", "one.txt", Content_Type=form)
         assert one.body["forwarded"]["state"] in {"waiting", "forwarding", "complete"}
         empty = await api.foundation(b"", "0")
         chunked = await api.begun(DATA, CHUNK, name="chunks.bin", metadata={"k": "v"})
@@ -136,6 +137,9 @@ async def test_every_protocol_is_forwarded(tmp_path: Path) -> None:
             async with open_api(str(b.session._base_url), "hunter2") as there:
                 arrived = (await there.call("GET", done["location"])).body
             assert arrived["sha256"] == sha256(names[arrived["name"]])
+            if arrived["name"] == "one.txt":
+                # What curl says of any body is not what it is.
+                assert arrived["content_type"] == "text/plain"
             if upload_id == chunked:
                 assert arrived["metadata"] == {"k": "v"}
         assert stored(tmp_path / "a") == stored(tmp_path / "b")

@@ -25,6 +25,7 @@ from upload_kit.logs import scrub
 from upload_kit.models import UploadStatus, Verification
 from upload_kit.retry import RetryState
 from upload_kit.server.config import ForwardName
+from upload_kit.server.fields import DEFAULT_MEDIA_TYPE
 from upload_kit.server.forward_record import ForwardState
 from upload_kit.server.receive import run
 from upload_kit.units import format_duration
@@ -61,6 +62,8 @@ _AGAIN: Final = RetryPolicy(
     max_retry_after=float("inf"),
 )
 _LOST: Final = (SessionNotFound, SessionExpired, SessionCorrupt, SourceChanged)
+# What stands for "no type was given", and what curl says of any body.
+_NO_TYPES: Final = frozenset({DEFAULT_MEDIA_TYPE, "application/x-www-form-urlencoded"})
 _PROOFS: Final = frozenset({Verification.SHA256, Verification.CHUNKS})
 
 
@@ -162,7 +165,10 @@ class ForwardJob:
             name = f"{info.upload_id}/{name}"
         options: FileOptions = {
             "name": name,
-            "content_type": info.content_type,
+            # Where it says nothing, the layer finds out by itself.
+            "content_type": None
+            if info.content_type in _NO_TYPES
+            else info.content_type,
             "metadata": info.metadata,
         }
         if self.forward.session_id is None:
