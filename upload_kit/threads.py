@@ -66,9 +66,9 @@ class Threads(Executor):
                 self._start_if_short()
 
     def settle(self, seconds: float) -> None:
-        """Wait until every call has ended that was not given up, or for so long."""
+        """Wait until every call has ended, or for so long."""
         until = time.monotonic() + seconds
-        while self._wanted and time.monotonic() < until:
+        while self._wanted + self._given_up and time.monotonic() < until:
             time.sleep(_LOOK)
 
     def _start_if_short(self) -> None:
