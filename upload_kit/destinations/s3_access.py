@@ -9,13 +9,16 @@ nothing of ours: bytes and requests go over our own wire.
 from __future__ import annotations
 
 import functools
+import gzip
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import botocore.loaders
 import botocore.session
+import msgspec
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
@@ -55,10 +58,30 @@ class S3Settings:
     """Where the bucket's name goes: `path`, `virtual` (the host name) or `auto`."""
 
 
+class _QuickFileLoader(botocore.loaders.JSONFileLoader):
+    """
+    Reads botocore's tables of endpoints and operations.
+
+    botocore's own decoding of them, with a call for each object of JSON, is a third of
+    the time that it takes to begin.
+    """
+
+    def load_file(self, file_path: str) -> Any:
+        """Return what a file holds, or None if there is none; without its ending."""
+        for ending, opened in ((".json", open), (".json.gz", gzip.open)):
+            path = Path(file_path + ending)
+            if path.is_file():
+                with opened(path, "rb") as file:
+                    return msgspec.json.decode(file.read())
+        return None
+
+
 @functools.cache
 def _loader(data_path: str | None) -> botocore.loaders.Loader:
     """Return what reads botocore's rules, once a process: they are 1 MB of JSON."""
-    return botocore.loaders.create_loader(data_path)
+    loader = botocore.loaders.create_loader(data_path)
+    loader.file_loader = _QuickFileLoader()
+    return loader
 
 
 class _Signer(S3SigV4Auth):
