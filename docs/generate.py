@@ -183,7 +183,7 @@ def _doc(destination: object) -> str:
 def _lanes(found: Capabilities) -> str:
     if found.lanes is None:
         return "any, in any order"
-    return "1, in order" if found.lanes == 1 else f"{found.lanes}, each in order"
+    return "1, in order" if found.lanes == 1 else f"at most {found.lanes}"
 
 
 def _limits(found: Capabilities) -> str:

@@ -101,7 +101,12 @@ def redact(url: str) -> str:
     if "@" in netloc:
         netloc = "***@" + netloc.rpartition("@")[2]
     query = _PARAMETER.sub(_redact_parameter, parts.query)
-    return urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+    shown = urlunsplit((parts.scheme, netloc, parts.path, query, ""))
+    head = f"{parts.scheme}:"
+    if url[len(head) :].startswith("//") and not shown.startswith(f"{head}//"):
+        # `gemini://` has nothing else, and is still to be found by what is shown.
+        return f"{head}//{shown.removeprefix(head)}"
+    return shown
 
 
 def _redact_parameter(parameter: re.Match[str]) -> str:

@@ -34,7 +34,12 @@ class Capabilities:
     """Bytes of a whole file; None for no limit."""
 
     lanes: int | None = None
-    """None: chunks in any order; n: n streams, each strictly in order."""
+    """
+    Chunks that may be under way at once; None for as many as the policy allows.
+
+    They begin in order, so 1 means strictly in order: an offset protocol. There are no
+    several streams, each in order: what has such parts takes each for a chunk.
+    """
 
     resumable: bool = True
     """Whether a half-done upload can be reopened by another process."""

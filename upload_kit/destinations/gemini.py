@@ -339,10 +339,8 @@ class GeminiUpload:
     def _failure(self, file: dict[str, Any]) -> str:
         problem = file.get("error")
         words = problem.get("message") if isinstance(problem, dict) else None
-        return (
-            f"The Gemini API could not process {self._spec.name}:"
-            f" {words or 'it does not say why'}."
-        )
+        why = str(words or "it does not say why").rstrip(".")
+        return f"The Gemini API could not process {self._spec.name}: {why}."
 
     async def abort(self) -> None:
         """Cancel the upload, or delete the file; see `RemoteUpload.abort`."""

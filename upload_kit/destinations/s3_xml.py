@@ -66,6 +66,7 @@ _BY_CODE: Final = {code: kind for kind, codes in _KINDS.items() for code in code
 _HINTS: Final = {
     "AccessDenied": "Check what these credentials may do with the bucket.",
     "ExpiredToken": "Log in again.",
+    "InvalidAccessKeyId": "Check AWS_ACCESS_KEY_ID, or the profile.",
     "NoSuchBucket": "Check the bucket's name, and its region or endpoint.",
     "RequestTimeTooSkewed": "Set this machine's clock.",
     "SignatureDoesNotMatch": "Check the secret access key.",
@@ -143,8 +144,10 @@ def failure(reply: Reply) -> UploadKitError | None:
     if error is None or error.name != "Error":
         return None if done else _foreign(reply)
     code = error.text("Code")
-    words = error.text("Message") or "(no explanation)"
-    return _error(reply, code, f"S3 answered {reply.status} {code}: {words}")
+    words = (error.text("Message") or "(no explanation)").rstrip(".")
+    asked = f"{reply.method} {reply.url.partition('?')[0]}"
+    message = f"S3 answered {reply.status} {code} to {asked}: {words}."
+    return _error(reply, code, message)
 
 
 def _foreign(reply: Reply) -> UploadKitError:
