@@ -147,6 +147,31 @@ def test_retries_are_shown_with_their_cause() -> None:
     assert "2 retries. Chunk 3: connection reset" in text_of(live_html(shown))
 
 
+def test_it_says_that_it_tries_again_while_nothing_moves() -> None:
+    """The time that the pace of before would take is no promise any more."""
+    stuck = view(progress=progress(retries=2, rate=0.0), note="Cannot connect")
+    assert "trying again" in text_of(live_html(stuck))
+    assert "left" not in text_of(live_html(stuck))
+    moving = view(progress=progress(retries=2), note="Cannot connect")
+    assert "uploading, 5.5 s left" in text_of(live_html(moving))
+
+
+def test_files_of_unknown_size_are_counted() -> None:
+    """The bar of many moves, also where not every size is known."""
+    unsized = progress(total=None, eta=None)
+    shown = view(name="4 files", files=4, ended=3, complete=3, progress=unsized)
+    assert 'class="uk-done" style="width: 75.00%"' in live_html(shown)
+
+
+def test_what_was_cancelled_is_not_told_as_a_failure() -> None:
+    """Among many too: it says so in a word, and not in red."""
+    cancelled = replace(FAILED, name="b.bin", error=None, error_type=None)
+    shown = view(name="2 files", files=2, ended=2, results=(FAILED, cancelled))
+    html = card_html(shown)
+    assert "b.bin: cancelled: " in text_of(html)
+    assert html.count("color: #d9404c") == 1
+
+
 def test_many_files_show_some_and_count_the_rest() -> None:
     """Rows for those under way, one line for the others, a line a failure."""
     shown = view(

@@ -109,7 +109,10 @@ def _body(view: View) -> Iterable[str]:
     if view.files == 1:
         return _one(view.results[0]) if view.results else _unfinished(view)
     shown = [_line(safe(_sum(view)))]
-    shown += [_line(_failure(result), colour=True) for result in view.failed]
+    shown += [
+        _line(_failure(result), colour=result.error is not None)
+        for result in view.failed
+    ]
     if complete := [result for result in view.results if result.success]:
         shown.append(_list(complete, view.more_results))
     return shown
@@ -156,7 +159,8 @@ def _figures(result: UploadResult) -> Iterable[str]:
 
 
 def _failure(result: UploadResult) -> str:
-    text = f"{printable(result.name)}: {reason(result)}"
+    state = "" if result.error else "cancelled: "
+    text = f"{printable(result.name)}: {state}{reason(result)}"
     call = how_to_go_on(result)
     return safe(text) + (f" <code>{safe(call)}</code>" if call else "")
 

@@ -68,7 +68,7 @@ STYLE: Final = """<style>
 def live_html(view: View) -> str:
     """Return a job as HTML for a widget, which nothing is taken away from."""
     progress = view.progress
-    parts = [_head(view), _bar(progress, view.name), _facts(view)]
+    parts = [_head(view), _bar(progress, view.name, _files_done(view)), _facts(view)]
     if view.note and view.progress.retries:
         tries = count_retries(progress.retries)
         parts.append(f'<div class="uk-note">{tries}. {safe(view.note)}</div>')
@@ -96,6 +96,9 @@ def _word(view: View) -> str:
     if progress.status is UploadStatus.PENDING:
         return "starting"
     uploading = progress.status is UploadStatus.UPLOADING
+    if uploading and view.note and not progress.rate:
+        # How long it would take at the pace of before says nothing now.
+        return "trying again"
     if uploading and progress.stage is Stage.VERIFYING:
         return "verifying"
     if uploading and progress.eta is not None:
@@ -108,10 +111,16 @@ def _percent(progress: UploadProgress) -> str:
     return "" if progress.percent is None else f"{int(progress.percent)}\u2009%"
 
 
-def _bar(progress: UploadProgress, name: str) -> str:
+def _files_done(view: View) -> float:
+    """Return the percentage of files that have ended: all there is without sizes."""
+    return 100 * view.ended / view.files if view.files > 1 else 0.0
+
+
+def _bar(progress: UploadProgress, name: str, unsized: float = 0.0) -> str:
+    """Return a bar; `unsized` is the percentage where the total is not known."""
     total = progress.total
     if not total:
-        done = 100.0 if progress.status is UploadStatus.COMPLETE else 0.0
+        done = 100.0 if progress.status is UploadStatus.COMPLETE else unsized
         sent = 0.0
     else:
         done = 100 * progress.confirmed / total
