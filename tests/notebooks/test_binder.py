@@ -55,3 +55,12 @@ def test_demos_stay_small() -> None:
     for notebook in (_ROOT / "notebooks").glob("*.ipynb"):
         sizes = re.findall(r"(?:randbytes|urandom)\((\d[\d_]*)\)", notebook.read_text())
         assert all(int(size.replace("_", "")) <= 64 * 2**20 for size in sizes)
+
+
+def test_every_notebook_can_be_opened_there() -> None:
+    """The page that says how names each of them, and its address is a real file's."""
+    page = (_ROOT / "docs" / "notebook.md").read_text()
+    for notebook in (_ROOT / "notebooks").glob("*.ipynb"):
+        assert notebook.stem in page
+    urls = re.findall(r"https://mybinder\.org/v2/\S+?ipynb", page)
+    assert [(_ROOT / url.partition("lab/tree/")[2]).exists() for url in urls] == [True]
