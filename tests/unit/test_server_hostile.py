@@ -13,6 +13,7 @@ import pytest
 from tests.servers.upload import (
     RawConnection,
     UploadApi,
+    digest_field,
     names_in,
     open_api,
     until,
@@ -328,7 +329,7 @@ async def test_tokens_are_wanted(tmp_path: Path) -> None:
 async def test_secrets_are_not_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Neither tokens nor bodies are in any log line, whatever is logged."""
+    """Neither tokens nor bodies are in any log line or problem, whatever is logged."""
     caplog.set_level(logging.DEBUG)
     config = ServerConfig(directory=tmp_path, port=0, tokens=(Secret("me:hunter2"),))
     async with (
@@ -337,7 +338,14 @@ async def test_secrets_are_not_logged(
         open_api(server.url, "wrong-one") as bad,
     ):
         await good.foundation(b"body-secret")
-        await bad.foundation(b"x")
+        refused = [
+            await bad.foundation(b"x"),
+            await good.foundation(b"x", Authorization="Basic hunter2"),
+            await good.foundation(b"body-secret", Content_Digest=digest_field(b"x")),
+            await good.call("POST", "upload/resumable", data=b"body-secret"),
+            await good.status("0" * 32),
+        ]
+    assert {reply.status for reply in refused} == {400, 401, 404, 422}
     text = "\n".join(
         record.getMessage()
         for record in caplog.records
@@ -346,6 +354,7 @@ async def test_secrets_are_not_logged(
     assert "upload/foundation" in text
     for secret in ("hunter2", "wrong-one", "body-secret"):
         assert secret not in text
+        assert not any(secret in f"{one.headers}{one.body}" for one in refused)
 
 
 async def test_problem_says_what_to_do(api: UploadApi) -> None:
