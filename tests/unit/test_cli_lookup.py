@@ -107,11 +107,18 @@ async def test_cleanup_removes_what_expired_and_its_remains(shell: Shell) -> Non
     assert await asyncio.to_thread(lambda: shell.run("sessions", "--json").out) == ""
 
 
+def test_cleanup_of_what_expires_by_itself(shell: Shell) -> None:
+    """A destination that keeps nothing for ever says so."""
+    done = shell.run("cleanup", "memory://a/")
+    assert done.code == 2
+    assert "memory://a/ has nothing to clean up" in done.err
+
+
 async def test_cleanup_leaves_what_can_be_resumed(shell: Shell) -> None:
     """A session that has time left stays, and so do its bytes."""
     await leave_session(shell)
     done = await asyncio.to_thread(shell.run, "cleanup", "--json")
-    assert json.loads(done.out) == {"removed": [], "corrupt": []}
+    assert json.loads(done.out) == {"removed": [], "corrupt": [], "aborted": []}
     assert len(list((shell.folder / "store").iterdir())) == 2
 
 

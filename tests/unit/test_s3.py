@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from tests.servers.s3_proxy import Fault, S3Proxy
+from tests.shell import Shell
 from upload_kit.bench.peers.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from upload_kit.config import ConnectionOptions, RetryPolicy, Secret
 from upload_kit.destinations.registry import make_destination
-from upload_kit.destinations.s3 import S3Destination
 from upload_kit.destinations.s3_xml import failure, read_xml
 from upload_kit.destinations.wire import Reply
 from upload_kit.engine import UploadRequest
@@ -420,14 +420,13 @@ async def test_what_a_killed_process_left_is_cleaned_up(
     await _killed(_url(prefix), path, "foundation", 1)
     assert await _unfinished(server, prefix) == [f"{prefix}/table.csv"]
     for place, age, expected in (
-        (f"{prefix}/deeper", 0.0, ()),
-        (prefix, 3600.0, ()),
-        (prefix, 0.0, (f"{prefix}/table.csv",)),
+        (f"{prefix}/deeper", "0.001s", "Nothing is left"),
+        (prefix, "1h", "Nothing is left"),
+        (prefix, "0.001s", f"Aborted: {prefix}/table.csv"),
     ):
-        destination = make_destination(_url(place))
-        assert isinstance(destination, S3Destination)
-        assert await destination.clean_up(older_than=age) == expected
-        await destination.aclose()
+        words = ("cleanup", _url(place), "--older-than", age)
+        done = await asyncio.to_thread(Shell(tmp_path).run, *words)
+        assert expected in done.out
     assert await _unfinished(server, prefix) == []
 
 

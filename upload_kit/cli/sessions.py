@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from upload_kit.cli.parameters import (
+    SECONDS,
     common_options,
     connection_options,
     read_token,
@@ -18,6 +19,8 @@ from upload_kit.cli.parameters import (
 )
 from upload_kit.cli.running import run
 from upload_kit.config import ConnectionOptions, Secret
+from upload_kit.errors import ConfigurationError
+from upload_kit.locations import redact
 from upload_kit.terminal.table import Column, format_table
 from upload_kit.terminal.words import printable
 from upload_kit.units import format_duration, format_size
@@ -93,32 +96,55 @@ def _row(session: UploadSession, now: float) -> list[str]:
 
 
 @click.command
+@click.argument("destination", metavar="[DEST]", required=False)
+@click.option(
+    "--older-than",
+    type=SECONDS,
+    default="7d",
+    show_default=True,
+    help="Of uploads that were begun at DEST, only those begun so long ago.",
+)
 @connection_options
 @session_dir_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @common_options
 def cleanup(
     *,
+    destination: str | None,
+    older_than: float,
     token: str | None,
     token_file: Path | None,
     headers: tuple[tuple[str, str], ...],
     session_dir: str | None,
     as_json: bool,
 ) -> None:
-    """Remove expired sessions, and what they left behind."""
+    """
+    Remove expired sessions, and what they left behind.
+
+    With DEST, such as s3://bucket/prefix/, abort what was begun there long ago and has
+    no session here either: parts that cost money. Uploads of other programs below that
+    prefix are aborted too.
+    """
     secret = read_token(token, token_file)
     options = ConnectionOptions(
         token=Secret(secret) if secret else None,
         headers=tuple((name, Secret(value)) for name, value in headers),
     )
     report = run(_cleanup(session_dir, options))
+    aborted: tuple[str, ...] = ()
+    if destination is not None:
+        aborted = run(_abort_old(destination, options, older_than))
     if as_json:
-        click.echo(report.to_json())
+        click.echo(json.dumps({**report.to_dict(), "aborted": aborted}))
         return
     for line in report.corrupt:
         click.echo(f"Set aside: {printable(line)}")
     count = len(report.removed)
     click.echo(f"Removed {count} expired session{'' if count == 1 else 's'}.")
+    for name in aborted:
+        click.echo(f"Aborted: {printable(name)}")
+    if destination is not None and not aborted:
+        click.echo(f"Nothing is left at {printable(redact(destination))}.")
 
 
 async def _cleanup(
@@ -151,3 +177,20 @@ async def _abort(session: UploadSession, options: ConnectionOptions) -> None:
         except RemoteGone:
             return
         await remote.abort()
+
+
+async def _abort_old(
+    url: str, options: ConnectionOptions, older_than: float
+) -> tuple[str, ...]:
+    """Abort what was begun at a destination and left there; return the names."""
+    from upload_kit.destinations.base import Cleanable
+    from upload_kit.destinations.registry import make_destination
+
+    async with aclosing(make_destination(url, options)) as destination:
+        if not isinstance(destination, Cleanable):
+            raise ConfigurationError(
+                f"{redact(url)} has nothing to clean up: what is half done there"
+                " expires by itself.",
+                hint="Leave the destination out.",
+            )
+        return await destination.clean_up(older_than=older_than)

@@ -145,6 +145,23 @@ class Introduced(Protocol):
         ...
 
 
+@runtime_checkable
+class Cleanable(Protocol):
+    """A destination where what was left half done stays until somebody aborts it."""
+
+    async def clean_up(self, *, older_than: float) -> tuple[str, ...]:
+        """
+        Abort the uploads that were begun long ago, whoever began them.
+
+        Args:
+            older_than: Seconds since one was begun.
+
+        Returns:
+            The names of their files.
+        """
+        ...
+
+
 class DestinationFactory(Protocol):
     """What the registry holds for a scheme: `module:callable` resolves to one."""
 
