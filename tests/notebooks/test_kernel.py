@@ -379,8 +379,15 @@ def test_no_secret_in_any_output(shared: Kernel) -> None:
         "uk.history().to_string(), job.samples().attrs, uk.doctor()",
         "uk.upload(big, url + '?token=' + token)",
         "vars(uk.history())",
+        "uploader = uk.ResumableUploader(url, token=token); uploader, vars(job)",
+        "result = await uploader.upload_file(big); result, result.to_json()",
+        "events = [one async for one in uk.start(big, url, token=token)]; events",
+        "lost = uk.start(big, f'http://user:{token}@127.0.0.1:9/'); time.sleep(0.5)",
+        "print(lost.progress.retries); lost.cancel(); lost.wait(); lost",
+        "assert 'completed' in str(events) and result.success; print('all seen')",
     )
     shared.drain(1.2)
+    assert "all seen" in str(shared.all[-20:])
     assert TOKEN not in str(shared.all)
 
 
