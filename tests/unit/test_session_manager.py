@@ -38,6 +38,7 @@ from upload_kit.sessions.manager import (
     open_store,
 )
 from upload_kit.sessions.memory import MemoryStore
+from upload_kit.sessions.owners import new_owner
 from upload_kit.sessions.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -395,6 +396,29 @@ class TestLease:
         clock.now += 30
         async with manager.lease(session.session_id) as lease:
             assert lease.session.fence == 2
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tell")
+    async def test_owner_that_nobody_waited_for_keeps_nobody_out(
+        self, manager: SessionManager, store: SessionStore, clock: Clock
+    ) -> None:
+        """A process that ended holds nothing, though its parent did not ask how yet."""
+        session = await make(manager)
+        with process("input()") as owner:
+            host = new_owner().partition(":")[0]
+            theirs = replace(
+                session,
+                lease_owner=f"{host}:{owner.pid}:abc",
+                lease_until=clock.now + 30,
+            )
+            await store.put(theirs, expected=session.version)
+            with pytest.raises(SessionConflict, match=f"process {owner.pid} "):
+                async with manager.lease(session.session_id):
+                    pytest.fail("held twice")
+            owner.kill()
+            ended = os.WEXITED | os.WNOWAIT
+            await asyncio.to_thread(os.waitid, os.P_PID, owner.pid, ended)
+            async with manager.lease(session.session_id) as lease:
+                assert lease.session.session_id == session.session_id
 
     async def test_receipts_and_token_are_kept(
         self, manager: SessionManager, clock: Clock

@@ -56,8 +56,13 @@ def can_resume(session: UploadSession) -> bool:
     return (
         session.source is not None
         and session.status is not UploadStatus.CANCELLED
-        and not is_held(session, time.time())
+        and not is_in_use(session)
     )
+
+
+def is_in_use(session: UploadSession) -> bool:
+    """Return whether a process works on it now."""
+    return is_held(session, time.time())
 
 
 def history(

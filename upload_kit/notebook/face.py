@@ -204,12 +204,14 @@ def resume(
 def _say_why_nothing(session_dir: str | os.PathLike[str] | None) -> None:
     rest = lookup.sessions(session_dir)
     cancelled = [one for one in rest if one.status is UploadStatus.CANCELLED]
-    print(  # noqa: T201 (an answer to whoever asked)
-        "There is nothing to resume."
-        if not cancelled
-        else f"There is nothing to resume but what was cancelled ({len(cancelled)});"
-        f' for example upload_kit.resume("{cancelled[-1].session_id[:12]}").'
-    )
+    in_use = [one for one in rest if lookup.is_in_use(one)]
+    why = "There is nothing to resume"
+    if cancelled:
+        example = f'upload_kit.resume("{cancelled[-1].session_id[:12]}")'
+        why += f" but what was cancelled ({len(cancelled)}); for example {example}"
+    if in_use:
+        why += f"; other uploads are under way, here or elsewhere ({len(in_use)})"
+    print(f"{why}.")  # noqa: T201 (an answer to whoever asked)
 
 
 def sessions(session_dir: str | os.PathLike[str] | None = None) -> DataFrame:

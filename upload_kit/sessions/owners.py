@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 import socket
 import sys
 import time
@@ -77,4 +78,25 @@ def _is_alive(pid: str) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    return not _is_zombie(int(pid))
+
+
+def _is_zombie(pid: int) -> bool:
+    """
+    Return whether a process ended, and its parent did not ask how yet.
+
+    The kernel of a notebook that was killed may stay so for a while, and in a container
+    without an init for ever. Where this cannot be told, the lease runs out by itself.
+    """
+    if sys.platform != "linux":
+        return False
+    try:
+        handle = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        return bool(poll.poll(0))
+    finally:
+        os.close(handle)
