@@ -63,8 +63,8 @@ class DiscoveredDestination:
         if reply.status in {401, 407}:
             raise AuthenticationFailed(str(reply.error()), status=reply.status)
         error = reply.error()
-        if isinstance(error, RemoteUnavailable):
-            # It may speak any protocol once it is well again.
+        # It may speak any protocol once it is well again, or where it has moved to.
+        if isinstance(error, RemoteUnavailable) or reply.is_redirect:
             raise error
         return _telltale(reply)
 

@@ -60,6 +60,7 @@ _NO_JSON: Final = (msgspec.DecodeError, RecursionError, UnicodeError)
 _EXCERPT: Final = 200
 
 _RETRYABLE: Final = frozenset({408, 423, 425, 429, 500, 502, 503, 504, 507, 509})
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,16 +126,29 @@ class Reply:
         problem = self.problem
         detail = problem.get("detail") or problem.get("title")
         text = str(detail) if detail else self.body[:_EXCERPT].decode(errors="replace")
-        said = _excerpt(text) or "(no explanation)"
+        said = self._moved or _excerpt(text) or "(no explanation)"
         message = f"{self.method} {self.url} answered {self.status}: {said}"
         if not message.endswith("."):
             message += "."
         hint = _excerpt(str(problem.get("next_step") or "")) or None
+        if self._moved:
+            hint = "Give that URL: redirects are not followed, or tokens would be too."
         if self.status == 422:
             return IntegrityError(message, hint=hint)
         return _class_for(self.status)(
             message, status=self.status, retry_after=self.retry_after, hint=hint
         )
+
+    @property
+    def is_redirect(self) -> bool:
+        """Whether it says where to ask instead."""
+        return self.status in _REDIRECTS and "Location" in self.headers
+
+    @property
+    def _moved(self) -> str:
+        if not self.is_redirect:
+            return ""
+        return f"it has moved to {redact(_excerpt(self.headers['Location']))}"
 
     @property
     def retry_after(self) -> float | None:
