@@ -35,7 +35,7 @@ DEPLOY: Final = ROOT / "deploy"
 BIN: Final = Path(sys.executable).parent
 DOCKERFILE: Final = DEPLOY / "docker" / "Dockerfile"
 UNIT: Final = DEPLOY / "systemd" / "upload-kit.service"
-NGINX: Final = DEPLOY / "compose" / "nginx.conf"
+NGINX: Final = DEPLOY / "nginx"
 COMPOSE: Final = DEPLOY / "compose" / "compose.yaml"
 ONE: Final = DEPLOY / "kubernetes" / "one"
 SEVERAL: Final = DEPLOY / "kubernetes" / "several"
@@ -395,18 +395,21 @@ def test_the_units_settings_are_known(tmp_path: Path) -> None:
 
 class Proxy:
     """
-    The nginx of the compose file before servers of this machine, with a certificate.
+    A shipped nginx file before servers of this machine, with a certificate.
 
     Args:
         folder: For its files.
 
+        shipped: The file: a whole configuration, or the site of a machine.
+
         upstreams: Ports of servers.
     """
 
-    def __init__(self, folder: Path, upstreams: list[int]) -> None:
+    def __init__(self, folder: Path, shipped: Path, upstreams: list[int]) -> None:
         self.https, self.http = _free_port(), _free_port()
         self.authority = folder / "authority.pem"
         self._folder = folder
+        self._shipped = shipped
         self._upstreams = upstreams
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -434,6 +437,10 @@ class Proxy:
     def url(self) -> str:
         return f"https://localhost:{self.https}/"
 
+    @property
+    def plain_url(self) -> str:
+        return f"http://localhost:{self.http}/"
+
     def log(self) -> str:
         return (self._folder / "access.log").read_text()
 
@@ -444,20 +451,26 @@ class Proxy:
         certificate = authority.issue_cert("localhost")
         certificate.cert_chain_pems[0].write_to_path(self._folder / "tls.crt")
         certificate.private_key_pem.write_to_path(self._folder / "tls.key")
-        text = NGINX.read_text()
+        shutil.copy(NGINX / "upload-kit-server.conf", self._folder)
+        text = self._shipped.read_text()
+        if "events {" not in text:
+            text = _SURROUNDINGS.format(site=text)
         servers = " ".join(f"server 127.0.0.1:{port};" for port in self._upstreams)
         for there, here in {
-            " /tmp/": f" {self._folder}/",
-            "server server:8000;": servers,
-            "listen 80;": f"listen 127.0.0.1:{self.http};",
-            "listen 443 ssl;": f"listen 127.0.0.1:{self.https} ssl;",
-            "/run/secrets": str(self._folder),
-            "/dev/stderr": str(self._folder / "error.log"),
-            "/dev/stdout": str(self._folder / "access.log"),
-            "events {": f"{_user()}\nevents {{",
+            r" /tmp/": f" {self._folder}/",
+            r"server (server|127\.0\.0\.1):8000;": servers,
+            r"listen 80;": f"listen 127.0.0.1:{self.http};",
+            r"listen 443 ssl;": f"listen 127.0.0.1:{self.https} ssl;",
+            r"/run/secrets/|/etc/nginx/upload-kit/": f"{self._folder}/",
+            r"/etc/nginx/(?=upload-kit-server)": f"{self._folder}/",
+            r"/dev/stderr": str(self._folder / "error.log"),
+            r"/dev/stdout|/var/log/nginx/upload-kit\.log": str(
+                self._folder / "access.log"
+            ),
+            r"events {": f"{_user()}\nevents {{",
         }.items():
-            assert there in text
-            text = text.replace(there, here)
+            text, found = re.subn(there, here, text)
+            assert found, there
         return text
 
     def _await_ready(self) -> None:
@@ -470,8 +483,25 @@ class Proxy:
         raise AssertionError((self._folder / "error.log").read_text())
 
 
-@pytest.fixture
-def proxy(tmp_path: Path) -> Iterator[Proxy]:
+# What nginx has around a site.
+_SURROUNDINGS: Final = """
+pid /tmp/nginx.pid;
+error_log /dev/stderr warn;
+events {{
+}}
+http {{
+    client_body_temp_path /tmp/body;
+    proxy_temp_path /tmp/proxy;
+    fastcgi_temp_path /tmp/fastcgi;
+    scgi_temp_path /tmp/scgi;
+    uwsgi_temp_path /tmp/uwsgi;
+    {site}
+}}
+"""
+
+
+@pytest.fixture(params=["compose/nginx.conf", "nginx/upload-kit.conf"])
+def proxy(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Proxy]:
     """Two servers over one folder behind nginx; the client meets now this, now that."""
     store = tmp_path / "store"
     tokens = tmp_path / "tokens"
@@ -483,16 +513,18 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
     ):
         folder = tmp_path / "nginx"
         folder.mkdir()
-        with Proxy(folder, [first.port, second.port]) as proxy:
+        with Proxy(folder, DEPLOY / request.param, [first.port, second.port]) as proxy:
             yield proxy
 
 
-def put(proxy: Proxy, path: Path, *words: str, token: str) -> Any:
+def put(
+    proxy: Proxy, path: Path, *words: str, token: str, url: str | None = None
+) -> Any:
     return run(
         BIN / "upload-kit",
         "put",
         path,
-        proxy.url,
+        url or proxy.url,
         *words,
         env={
             "SSL_CERT_FILE": str(proxy.authority),
@@ -534,6 +566,10 @@ def test_nginx_lets_nobody_in_and_shows_no_numbers(
     refused = put(proxy, path, token="wrong")
     assert refused.returncode == 1
     assert "token" in refused.stderr
+    sent_on = put(proxy, path, token="open-sesame", url=proxy.plain_url)
+    assert sent_on.returncode == 1
+    assert "it has moved to https://localhost/. Give that URL" in sent_on.stderr
+    assert "PUT" not in proxy.log()
 
     plain = http.client.HTTPConnection("localhost", proxy.http, timeout=5)
     with closing(plain):

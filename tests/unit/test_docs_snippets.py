@@ -47,8 +47,8 @@ PAGES: Final = [
 # What a shell block may call to be run.
 _HARMLESS: Final = frozenset(
     """
-    upload-kit cat cd cmp cp curl echo export grep head kill ls mkdir printf python rm
-    seq sha256sum sleep sort tail test wait
+    upload-kit cat cd cmp cp curl echo export grep head kill ls mkdir openssl printf
+    python rm seq sha256sum sleep sort tail test wait
     """.split()  # noqa: SIM905 (a word a command reads better than a line a command)
 )
 _FENCE: Final = re.compile(
