@@ -9,10 +9,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 import psutil
@@ -21,6 +20,7 @@ from upload_kit.bench.cases import Case, Storing
 from upload_kit.bench.client import ClientFigures, ClientOrder
 from upload_kit.bench.link_process import start_link_process
 from upload_kit.bench.raw import raw_socket_rate
+from upload_kit.bench.workplace import Workplace
 from upload_kit.errors import UploadKitError
 from upload_kit.models import Record
 from upload_kit.server.child import ServerProcess
@@ -28,7 +28,6 @@ from upload_kit.units import GIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
 
 _CLIENT: Final = (sys.executable, "-m", "upload_kit.bench.client")
 _CLIENT_SECONDS: Final = 600.0
@@ -76,7 +75,7 @@ class Measurement(Record):
     """Whether every file arrived."""
 
 
-class Bench:
+class Bench(Workplace):
     """
     Runs cases in rounds, so that what disturbs the machine disturbs them alike.
 
@@ -89,27 +88,10 @@ class Bench:
     """
 
     def __init__(self, *, repeat: int = 3, folder: Path | None = None) -> None:
+        super().__init__(folder)
         self._repeat = repeat
-        self._parent = folder
-        self._stack = ExitStack()
         self._servers: dict[Storing, ServerProcess] = {}
         self._links: dict[tuple[str, str], int] = {}
-
-    def __enter__(self) -> Self:
-        """Make the folder."""
-        made = tempfile.mkdtemp(prefix="upload_kit-bench-", dir=self._parent)
-        self._folder = Path(made)
-        self._stack.callback(shutil.rmtree, made, ignore_errors=True)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the servers and links; remove the files."""
-        self._stack.close()
 
     def run(self, cases: Sequence[Case]) -> Iterator[Measurement]:
         """

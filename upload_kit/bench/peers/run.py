@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import psutil
@@ -16,12 +12,13 @@ from upload_kit.bench.peers.client import STORED_NAME, PeerOrder
 from upload_kit.bench.peers.programs import missing, run_client
 from upload_kit.bench.peers.servers import PeerServers
 from upload_kit.bench.run import cpu_seconds, make_file, warm_memory
+from upload_kit.bench.workplace import Workplace
 from upload_kit.models import Record
 from upload_kit.units import GIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from types import TracebackType
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +71,7 @@ def possible(cases: Sequence[PeerCase]) -> tuple[list[PeerCase], dict[str, str]]
     ], why
 
 
-class PeerBench:
+class PeerBench(Workplace):
     """
     Runs cases in rounds, so that what disturbs the machine disturbs them alike.
 
@@ -87,26 +84,14 @@ class PeerBench:
     """
 
     def __init__(self, *, repeat: int = 3, folder: Path | None = None) -> None:
+        super().__init__(folder)
         self._repeat = repeat
-        self._parent = folder
-        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        """Make the folder."""
-        made = tempfile.mkdtemp(prefix="upload_kit-peers-", dir=self._parent)
-        self._folder = Path(made)
-        self._stack.callback(shutil.rmtree, made, ignore_errors=True)
+        """Make the folder, and room for servers."""
+        super().__enter__()
         self._servers = self._stack.enter_context(PeerServers(self._folder))
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the servers; remove the files."""
-        self._stack.close()
 
     def run(self, cases: Sequence[PeerCase]) -> Iterator[PeerMeasurement]:
         """
