@@ -219,11 +219,13 @@ def _newest(folder: str) -> float:
     Locks do not count: whoever wants to remove an upload makes one as well.
     """
     try:
-        times = [
-            entry.stat(follow_symlinks=False).st_mtime
-            for entry in os.scandir(folder)
-            if entry.name != LOCK
-        ]
+        # What is removed meanwhile ends the look, and must not leave the folder open.
+        with os.scandir(folder) as entries:
+            times = [
+                entry.stat(follow_symlinks=False).st_mtime
+                for entry in entries
+                if entry.name != LOCK
+            ]
     except FileNotFoundError:
         return 0.0
     return max(times, default=0.0)
@@ -233,15 +235,16 @@ def _is_bare(folder: str, before: float) -> bool:
     """Return whether an old folder never got a file: whoever made it was killed."""
     try:
         is_old = Path(folder).lstat().st_mtime < before
-        return is_old and all(entry.name == LOCK for entry in os.scandir(folder))
+        with os.scandir(folder) as entries:
+            return is_old and all(entry.name == LOCK for entry in entries)
     except FileNotFoundError:
         return False
 
 
 def _folder_size(folder: str) -> int:
     total = 0
-    with suppress(FileNotFoundError):
-        for entry in os.scandir(folder):
+    with suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
             if not entry.name.startswith("."):
                 total += entry.stat(follow_symlinks=False).st_size
     return total
