@@ -296,7 +296,8 @@ async def test_servers_may_be_killed(venue: Venue, folder: Path, path: Path) -> 
         up.bandwidth_limit = None
         result = await transfer
         assert result.retries >= 1
-        await require_whole(running)
+        # A killed server may leave temporary files of its own: nginx does.
+        assert await asyncio.to_thread(lambda: running.contents) == [DATA]
 
 
 @tried(Failure.CLIENT)
