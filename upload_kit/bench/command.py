@@ -15,6 +15,7 @@ from upload_kit.bench.campaigns.command import (
 from upload_kit.bench.campaigns.registry import all_campaigns
 from upload_kit.bench.campaigns.runner import RunOptions
 from upload_kit.bench.cases import LOOPBACK, MEMORY, SMALL, layer_cases
+from upload_kit.bench.fault_link import link_options, make_fault_link
 from upload_kit.bench.notebook.command import run_notebook
 from upload_kit.bench.peers.command import run_peers
 from upload_kit.bench.report import BenchmarkReport
@@ -22,6 +23,8 @@ from upload_kit.bench.run import Bench
 from upload_kit.units import format_rate, format_size
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from upload_kit.bench.cases import Case
     from upload_kit.bench.run import Measurement
 
@@ -71,6 +74,7 @@ def _cases(suite: str) -> list[Case]:
     help="Look for lost and wrong bytes instead: upload through every fault there is.",
 )
 @campaign_options
+@link_options
 def bench(
     suites: tuple[str, ...],
     repeat: int,
@@ -82,6 +86,10 @@ def bench(
     size: str | None,
     faults: bool,
     only: tuple[str, ...],
+    before: str | None,
+    link: str | None,
+    share: float,
+    kinds: tuple[str, ...],
     **options: Any,
 ) -> None:
     """
@@ -101,8 +109,22 @@ def bench(
 
     With --faults, thousands of uploads go through broken links, killed processes, full
     disks and changing files, and what was stored is compared with what was sent. The
-    options below it are for that.
+    options below it are for that. With --before besides, a link with faults leads to a
+    server of yours, for any client.
     """
+    if before is not None and not faults:
+        raise click.UsageError("--before goes with --faults.")
+    if before is not None:
+        bad = make_fault_link(
+            before,
+            link,
+            share,
+            kinds,
+            seed=options["seed"],
+            minutes=options["minutes"],
+        )
+        bad.run(as_json=as_json)
+        return
     if faults:
         good = run_campaigns(
             choose(all_campaigns(), only),
@@ -111,18 +133,28 @@ def bench(
             as_json=as_json,
         )
         click.get_current_context().exit(0 if good else 1)
+    if len(suites) > 1 and (alone := {PEERS, NOTEBOOK} & {*suites}):
+        raise click.UsageError(f"Measure {min(alone)} by itself.")
     if PEERS in suites:
-        if len(suites) > 1:
-            raise click.UsageError("Measure peers by itself.")
         run_peers(rows, repeat, folder, size=size, report=report, as_json=as_json)
         return
     if NOTEBOOK in suites:
-        if len(suites) > 1:
-            raise click.UsageError("Measure notebook by itself.")
         run_notebook(repeat, folder, as_json=as_json)
         return
+    _measure(suites or SUITES, repeat, folder, report=report, as_json=as_json)
+
+
+def _measure(
+    suites: Sequence[str],
+    repeat: int,
+    folder: Path | None,
+    *,
+    report: Path | None,
+    as_json: bool,
+) -> None:
+    """Run suites one after another, and print what came out."""
     everything = []
-    for suite in suites or SUITES:
+    for suite in suites:
         done = []
         with Bench(repeat=repeat, folder=folder) as runner:
             for measurement in runner.run(_cases(suite)):
