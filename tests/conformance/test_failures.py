@@ -158,8 +158,10 @@ async def test_broken_connections_cost_a_retry(
     venue: Venue, folder: Path, path: Path, kind: FaultKind
 ) -> None:
     """A chunk that is cut, stalls or is not answered goes once more, and is whole."""
+    # aiohttp's server lingers over a body that stalled: in a process of its own.
+    apart = kind is FaultKind.STALL
     async with (
-        venue.start(folder, killable=False) as running,
+        venue.start(folder, killable=apart) as running,
         faults_before(running, kind) as (url, struck),
     ):
         limit = 1.0 if kind is FaultKind.STALL else 20.0
