@@ -34,6 +34,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.unit.test_docs_snippets import ROOT, snippets
 from upload_kit.errors import (
     ConfigurationError,
     SessionConflict,
@@ -47,12 +48,14 @@ from upload_kit.models import (
     UploadSession,
     UploadStatus,
 )
-from upload_kit.sessions.places import open_store
+from upload_kit.sessions.places import open_store, register_store
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
     from upload_kit.sessions.base import SessionStore
+
+GUIDE: Final = ROOT / "docs" / "extending.md"
 
 FIRST: Final = "0" * 31 + "1"
 SECOND: Final = "0" * 31 + "2"
@@ -677,6 +680,31 @@ class TestMemoryStore(SessionStoreSuite):
 
     def new_place(self, folder: Path, numbers: Iterator[int]) -> Iterator[str]:
         return ("memory:" for _ in numbers)
+
+
+class TestStoreOfTheGuide(SessionStoreSuite):
+    """The store that docs/extending.md shows keeps what every store promises."""
+
+    @pytest.fixture(autouse=True)
+    def installed(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        shown = (s for s in snippets(GUIDE, "python") if s.title == "my_store.py")
+        (tmp_path / "store_of_the_guide.py").write_text(next(shown).code)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        register_store("guide", "store_of_the_guide:TableStore")
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> str:
+        return f"guide:{tmp_path / 'state'}"
+
+    def new_place(self, folder: Path, numbers: Iterator[int]) -> Iterator[str]:
+        return (f"guide:{folder / str(number)}" for number in numbers)
+
+    @pytest.fixture
+    async def store(self, place: str) -> AsyncIterator[SessionStore]:
+        # Importing it reads a file.
+        store = await asyncio.to_thread(open_store, place)
+        yield store
+        await store.aclose()
 
 
 class TestJsonFileStore(DurableStoreSuite):

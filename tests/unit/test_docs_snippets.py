@@ -259,6 +259,7 @@ _PARSERS: Final[dict[str, Callable[[str], object]]] = {
     "json": json.loads,
     "yaml": lambda code: list(yaml.safe_load_all(code)),
     "text": str,
+    "diff": str,
     "ini": str,
     "nginx": str,
     "toml": str,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -12,10 +14,30 @@ import platformdirs
 from upload_kit.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from upload_kit.sessions.base import SessionStore
 
+ENTRY_POINTS: Final = "upload_kit.session_stores"
+"""Other packages offer stores under this entry point group: `scheme = module:name`."""
+
 _SQLITE: Final = "sqlite:///"
-_SCHEME: Final = re.compile(r"[a-z][a-z0-9+.-]+:", re.IGNORECASE)
+_SCHEME: Final = re.compile(r"([a-z][a-z0-9+.-]+):", re.IGNORECASE)
+# What this process was offered besides.
+_REGISTERED: Final[dict[str, str]] = {}
+
+
+def register_store(scheme: str, factory: str) -> None:
+    """
+    Offer a store for places that begin with a scheme, for this process.
+
+    Args:
+        scheme: Lower case, at least two letters, without its colon.
+
+        factory: `module:name` of what takes the place as it was written, and returns
+            a `SessionStore`.
+    """
+    _REGISTERED[scheme] = factory
 
 
 def default_session_dir() -> Path:
@@ -37,7 +59,8 @@ def open_store(place: str | os.PathLike[str]) -> SessionStore:
 
     Args:
         place: A folder (JSON files), `sqlite:///PATH` or a path that ends in `.db`
-            (SQLite), or `memory:` (this process only).
+            (SQLite), `memory:` (this process only), or one with the scheme of a store
+            that was registered or installed.
 
     Raises:
         ConfigurationError: No store has such a URL.
@@ -52,14 +75,29 @@ def open_store(place: str | os.PathLike[str]) -> SessionStore:
         from upload_kit.sessions.sqlite import SqliteStore
 
         return SqliteStore(_path(text.removeprefix(_SQLITE), text))
-    if isinstance(place, str) and _SCHEME.match(text):
-        raise ConfigurationError(
-            f"Not a place for sessions: {text.partition(':')[0]}:...",
-            hint="Name a folder, a file that ends in .db, sqlite:///PATH or memory:.",
-        )
+    scheme = _SCHEME.match(text)
+    if isinstance(place, str) and scheme is not None:
+        return _factory(scheme[1].lower())(text)
     from upload_kit.sessions.json_files import JsonFileStore
 
     return JsonFileStore(_path(text, text))
+
+
+def _factory(scheme: str) -> Callable[[str], SessionStore]:
+    target = _REGISTERED.get(scheme) or _offered(scheme)
+    module, _, name = target.partition(":")
+    factory: Callable[[str], SessionStore] = getattr(import_module(module), name)
+    return factory
+
+
+def _offered(scheme: str) -> str:
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == scheme:
+            return point.value
+    raise ConfigurationError(
+        f"Not a place for sessions: {scheme}:...",
+        hint="Name a folder, a file that ends in .db, sqlite:///PATH or memory:.",
+    )
 
 
 def _path(text: str, place: str) -> Path:
