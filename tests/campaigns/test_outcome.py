@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from upload_kit.bench.campaigns.command import choose
+from upload_kit.bench.campaigns.command import choose, run_campaigns
 from upload_kit.bench.campaigns.outcome import (
     CONCLUSION,
     Figure,
@@ -160,6 +160,19 @@ async def test_campaign_that_cannot_run_says_why(tmp_path: Path) -> None:
     run = await throw(tmp_path, Dice("no dice"), seed=1)
     assert run.obstacles == {"dice": "no dice"}
     assert run.outcomes == []
+
+
+@pytest.mark.parametrize(
+    ("seed", "good"), [(1, False), (7, True)], ids=["something", "nothing"]
+)
+def test_command_fails_if_something_was_found(
+    seed: int, *, good: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever runs it hears what, and sees the table all the same."""
+    assert run_campaigns([Dice()], RunOptions(seed=seed, tries=2)) is good
+    said = capsys.readouterr()
+    assert ("a six" in said.err or "off the table" in said.err) is not good
+    assert said.out.split()[:3] == ["campaign", "tries", "faults"]
 
 
 def test_table_adds_up_and_shows_broken_limits() -> None:

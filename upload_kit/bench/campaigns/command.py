@@ -137,13 +137,16 @@ def run_campaigns(
         Whether nothing was lost, nothing was wrong, and every limit was kept.
     """
     # Every retry is a warning, and retries are what this is about.
-    logging.getLogger("upload_kit").setLevel(logging.CRITICAL)
+    logger = logging.getLogger("upload_kit")
+    usual = logger.level
+    logger.setLevel(logging.CRITICAL)
     place = Path(tempfile.mkdtemp(prefix="upload_kit-campaigns-", dir=folder))
     run = CampaignRun(campaigns, options, place, listener=Progress())
     try:
         outcomes = asyncio.run(run.run())
     finally:
         shutil.rmtree(place, ignore_errors=True)
+        logger.setLevel(usual)
     if as_json:
         for outcome in outcomes:
             click.echo(outcome.to_json())
