@@ -78,10 +78,11 @@ def _cell(text: str) -> str:
 
 def destinations_page() -> str:
     """Return what every destination can do, as each of them says."""
+    asked = asyncio.run(_ask_all())
+    kinds = [[f"`{scheme}://`", doc] for scheme, (doc, _) in asked.items()]
     rows = [
         [
             f"`{scheme}://`",
-            doc,
             _lanes(found),
             "yes" if found.resumable else "no",
             "yes" if found.unknown_length else "no",
@@ -90,11 +91,10 @@ def destinations_page() -> str:
             _names(found.whole_checksums),
             _names(found.encodings),
         ]
-        for scheme, (doc, found) in asyncio.run(_ask_all()).items()
+        for scheme, (_, found) in asked.items()
     ]
     titles = [
         "URL",
-        "what it is",
         "chunks at once",
         "resumes",
         "unknown size",
@@ -108,13 +108,18 @@ def destinations_page() -> str:
 What each destination says of itself when it is asked, and what the planner and the
 engine go by.
 The `https` forms do the same as the `http` forms.
+
+{table(["URL", "what it is"], kinds)}
+
+`http://` and `https://` ask the server once which protocol it speaks, and then do the
+same as the row of that protocol; a server that speaks none of them gets a plain `PUT`.
+
+## What each can do
+
 For a server the table shows the limits of `upload-kit serve` with its defaults; yours
 says its own.
 
 {table(titles, rows)}
-
-`http://` and `https://` ask the server once which protocol it speaks, and then do the
-same as the row of that protocol; a server that speaks none of them gets a plain `PUT`.
 
 - **chunks at once**: how many chunks of one file may travel at the same time.
 - **resumes**: whether another process can go on with a half-done upload.
