@@ -294,7 +294,8 @@ class SessionManager:
             except Exception:  # noqa: BLE001 (the outermost edge of a task that goes on)
                 logger.exception("A cleanup of sessions failed.")
             else:
-                logger.info("Removed %d expired sessions.", len(report.removed))
+                if report.removed:
+                    logger.info("Removed %d expired sessions.", len(report.removed))
             # Spreading load needs no cryptography.
             spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311
             await asyncio.sleep(interval * spread)
