@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import signal
 import subprocess
@@ -271,3 +272,6 @@ def test_a_session_folder_of_ones_own(
     )
     assert done.code == 0, done.err
     assert "were there already" in done.out
+    past = shell.run("history", "--format", "json", "--session-dir", "my sessions")
+    assert [row["status"] for row in json.loads(past.out)] == ["cancelled", "complete"]
+    assert json.loads(shell.run("history", "--format", "json").out) == []

@@ -636,6 +636,17 @@ class TestHistory:
         assert (small.name, small.source, small.size) == ("small", None, 1)
         assert done.rtt is not None
 
+    async def test_history_is_kept_beside_the_sessions(
+        self, make: Make, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A folder for sessions has the history too; other places have none in it."""
+        monkeypatch.setenv("UPLOAD_KIT_SESSION_DIR", str(tmp_path / "usual"))
+        for place in (tmp_path / "own", "memory:", tmp_path / "own" / "sessions.db"):
+            up = make(history=True, session_dir=place)
+            await up.upload_file(path)
+        assert len(await self.rows(tmp_path / "own" / "history.db")) == 1
+        assert len(await self.rows(tmp_path / "usual" / "history.db")) == 2
+
     async def test_compression_is_told(
         self, server: KnobServer, make: Make, tmp_path: Path
     ) -> None:

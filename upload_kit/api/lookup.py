@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import aclosing
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from upload_kit.api.keywords import read_layer
@@ -19,6 +20,7 @@ from upload_kit.sessions.manager import (
     open_store,
 )
 from upload_kit.sessions.owners import is_held
+from upload_kit.sessions.places import history_path
 from upload_kit.units import parse_duration
 
 if TYPE_CHECKING:
@@ -89,7 +91,8 @@ def history(
 
         limit: At most so many, the newest.
 
-        path: The history's file; None for the usual one.
+        path: The history's file, or the folder given as `session_dir`; None for the
+            usual one.
     """
     where = _where(since, status, layer, destination)
 
@@ -126,7 +129,8 @@ def history_columns(
 
         limit: At most so many, the newest.
 
-        path: The history's file; None for the usual one.
+        path: The history's file, or the folder given as `session_dir`; None for the
+            usual one.
     """
     where = _where(since, status, layer, destination)
 
@@ -169,7 +173,9 @@ def find_session(beginning: str, known: Sequence[UploadSession]) -> UploadSessio
 
 
 def _open_history(path: str | os.PathLike[str] | None) -> History:
-    return History(path or default_session_dir() / "history.db")
+    if path is None or Path(path).is_dir():
+        return History(history_path(path))
+    return History(path)
 
 
 def _where(

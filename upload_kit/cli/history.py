@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict, Unpack
 
 import click
 
-from upload_kit.cli.parameters import MOMENT, OneOf, common_options
+from upload_kit.cli.parameters import MOMENT, OneOf, common_options, session_dir_option
 from upload_kit.cli.running import run
 from upload_kit.models import Layer, UploadStatus
 from upload_kit.terminal.rows import history_table
@@ -64,12 +64,19 @@ class Filters(TypedDict):
     type=click.Path(dir_okay=False, writable=True, path_type=Path),
     help="Write to this file instead of standard output.",
 )
+@session_dir_option
 @common_options
-def history(*, form: str, output: Path | None, **filters: Unpack[Filters]) -> None:
+def history(
+    *,
+    form: str,
+    output: Path | None,
+    session_dir: str | None,
+    **filters: Unpack[Filters],
+) -> None:
     """List the uploads that were made here."""
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text: give --output, or redirect it.")
-    rows = run(load_history(**filters))
+    rows = run(load_history(session_dir, **filters))
     content = _WRITERS[form](rows)
     if output is not None:
         output.write_bytes(content)
@@ -79,12 +86,14 @@ def history(*, form: str, output: Path | None, **filters: Unpack[Filters]) -> No
         sys.stdout.buffer.flush()
 
 
-async def load_history(**filters: Unpack[Filters]) -> list[HistoryRow]:
+async def load_history(
+    session_dir: str | None, **filters: Unpack[Filters]
+) -> list[HistoryRow]:
     """Return the rows that are asked for, oldest first."""
     from upload_kit.sessions.history import History
-    from upload_kit.sessions.places import default_session_dir
+    from upload_kit.sessions.places import history_path
 
-    path = default_session_dir() / "history.db"
+    path = history_path(session_dir)
     if not path.exists():
         return []
     async with aclosing(History(path)) as found:

@@ -256,7 +256,8 @@ def history(
 
         limit: At most so many, the newest.
 
-        path: The history's file; None for the usual one.
+        path: The history's file, or the folder given as `session_dir`; None for the
+            usual one.
 
     Returns:
         A row an upload, oldest first; `upload_kit.notebook.frames.HISTORY` has the

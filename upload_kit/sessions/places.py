@@ -53,6 +53,20 @@ def default_session_dir() -> Path:
     return platformdirs.user_state_path("upload_kit", appauthor=False)
 
 
+def history_path(place: str | os.PathLike[str] | None = None) -> Path:
+    """
+    Return the file of the history that is kept beside sessions.
+
+    Args:
+        place: Where the sessions are, as for `open_store`; None for the usual place. A
+            folder has a history of its own; any other place has the usual one.
+    """
+    text = "" if place is None else os.fspath(place)
+    is_folder = text and not text.endswith(".db") and not _SCHEME.match(text)
+    folder = Path(text).expanduser() if is_folder else default_session_dir()
+    return folder / "history.db"
+
+
 def open_store(place: str | os.PathLike[str]) -> SessionStore:
     """
     Make the store that a path or URL stands for; nothing is read or written yet.

@@ -24,7 +24,7 @@ from upload_kit.progress import Feed
 from upload_kit.transfer import Transfer
 from upload_kit.uploaders.callbacks import calling
 from upload_kit.uploaders.options import read_options
-from upload_kit.uploaders.resources import Resources, history_file
+from upload_kit.uploaders.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -147,7 +147,7 @@ class ChunkedUploader:
                 response_timeout=response_timeout,
             ),
             self.policy,
-            history=history_file(history),
+            history=history,
         )
         self._running: set[Transfer] = set()
 

@@ -13,9 +13,10 @@ from upload_kit.engine import Shared
 from upload_kit.locations import parse_location
 from upload_kit.sessions.history import History
 from upload_kit.sessions.lease import unbroken
-from upload_kit.sessions.manager import default_session_dir
+from upload_kit.sessions.places import history_path
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable
 
     from upload_kit.config import ConnectionOptions, TransferPolicy
@@ -40,7 +41,7 @@ class Resources:
 
         policy: Returns how uploads run: how many slots, how much memory.
 
-        history: The history's file; None: no rows are kept.
+        history: Whether a row is kept of every upload, or the file for them.
     """
 
     def __init__(
@@ -49,15 +50,16 @@ class Resources:
         connection: ConnectionOptions,
         policy: Callable[[], TransferPolicy],
         *,
-        history: Path | None,
+        history: bool | str | Path,
     ) -> None:
         self.connection = connection
         self.shown = str(parse_location(url))
         self.throttle: BandwidthThrottle | None = None
         self.make_keeper: Callable[[str], Keeper] | None = None
+        self.session_dir: str | os.PathLike[str] | None = None
         self._url = url
         self._policy = policy
-        self._history_file = history
+        self._history_option = history
         self._history: History | None = None
         self._keeper: Keeper | None = None
         self._shared: Shared | None = None
@@ -79,8 +81,8 @@ class Resources:
 
     def _make(self) -> Shared:
         policy = self._policy()
-        if self._history_file is not None:
-            self._history = History(self._history_file)
+        if self._history_option is not False:
+            self._history = History(self._history_path())
         if self.make_keeper is not None:
             self._keeper = self.make_keeper(self.shown)
         return Shared(
@@ -95,6 +97,12 @@ class Resources:
             keeper=self._keeper,
             record=None if self._history is None else self._history.add,
         )
+
+    def _history_path(self) -> Path:
+        option = self._history_option
+        if isinstance(option, bool):
+            return history_path(self.session_dir)
+        return Path(option)
 
     @property
     def destination(self) -> Destination:
@@ -132,10 +140,3 @@ async def _close(closable: _Closable) -> None:
         await closable.aclose()
     except Exception:  # The outermost edge: the upload's own outcome counts.
         logger.exception("%s could not be closed.", type(closable).__name__)
-
-
-def history_file(history: bool | str | Path) -> Path | None:  # noqa: FBT001 (an option's value)
-    """Return the file that the `history` option of an uploader stands for."""
-    if history is False:
-        return None
-    return default_session_dir() / "history.db" if history is True else Path(history)

@@ -51,8 +51,8 @@ class ResumableUploader(ParallelUploader):
         destination: URL of where files go; None, with an `api_key`: the Gemini Files
             API.
 
-        session_dir: Where sessions are kept: a folder, a file that ends in `.db`, or
-            `memory:`; by default the user's state folder.
+        session_dir: Where sessions are kept: a folder, which then has the history too,
+            a file that ends in `.db`, or `memory:`; by default the user's state folder.
 
         session_ttl: Seconds until a session expires that nobody goes on with; None for
             never.
@@ -102,7 +102,7 @@ class ResumableUploader(ParallelUploader):
         self._compression = _compression(compression)
         self._keep_sessions = keep_sessions
         super().__init__(destination, max_parallel=max_parallel, **options)
-        self._session_dir = session_dir
+        self._resources.session_dir = session_dir
         self._session_ttl = session_ttl
         self._cleanup_interval = cleanup_interval
         self._cleaner: asyncio.Task[None] | None = None
@@ -120,7 +120,7 @@ class ResumableUploader(ParallelUploader):
         )
 
     def _make_keeper(self, destination: str) -> Keeper:
-        place = self._session_dir or default_session_dir() / "sessions"
+        place = self._resources.session_dir or default_session_dir() / "sessions"
         manager = SessionManager(
             open_store(place),
             ttl=self._session_ttl,
