@@ -419,6 +419,18 @@ class TestRemoteIsTheTruth:
         assert result.bytes_resumed == 0
         assert server.published["big.bin"] == DATA
 
+    async def test_server_that_never_says_what_it_holds(
+        self, server: KnobServer, make: Make, path: Path
+    ) -> None:
+        """Waiting for that has a limit, and the session is still good afterwards."""
+        session_id = await break_at(server, make(), path, 3)
+        server.fault(Step.STATUS, Fault(act_and_stall=True, times=2))
+        up = make(response_timeout=0.2)
+        with pytest.raises(RemoteUnavailable, match="no answer in time") as raised:
+            await up.upload_file(path)
+        assert raised.value.session_id == session_id
+        assert (await make().upload_file(path)).bytes_resumed == 3 * CHUNK
+
     async def test_reply_to_the_end_that_was_lost(
         self, server: KnobServer, make: Make, path: Path
     ) -> None:
@@ -584,7 +596,7 @@ class TestBandwidth:
         """The throttle gives its turn to the next."""
         throttle = BandwidthThrottle(1000.0)
         task = asyncio.create_task(make(throttle=throttle).upload_file(DATA))
-        await server.until(lambda: server.count(Step.STATUS) == 1)
+        await server.until(lambda: server.count(Step.BEGIN) == 1)
         for _ in range(200):
             await asyncio.sleep(0)
         task.cancel()
