@@ -39,6 +39,7 @@ from upload_kit.planning import Plan, plan_chunks
 from upload_kit.progress import Feed, Hub, ProgressState
 from upload_kit.reading import ChunkReader, ReadingOptions
 from upload_kit.retry import RetryState
+from upload_kit.sessions.base import can_go_on
 from upload_kit.sessions.history import HistoryRow
 from upload_kit.threads import in_thread
 from upload_kit.units import MIB, format_size
@@ -233,11 +234,11 @@ class Engine:
         )
 
     def _can_go_on_after(self, error: UploadKitError) -> bool:
-        """Return whether there is a session, held by now or asked for by its ID."""
+        """Return whether there is a session that is worth going on with."""
+        if self._checkpoint is not None:
+            return can_go_on(self._checkpoint.session, error)
         asked_for = self._request.session_id is not None
-        return self._checkpoint is not None or (
-            asked_for and isinstance(error, RemoteError | SourceError)
-        )
+        return asked_for and isinstance(error, RemoteError | SourceError)
 
     async def _upload(self) -> tuple[RemoteObject, Verification]:
         await self._source.open(self._policy.read_timeout)

@@ -157,6 +157,21 @@ class TestSessions:
         assert session.lease_owner is None
         assert len(server.uploads) == 1
 
+    async def test_upload_that_is_refused_at_once_leaves_none(
+        self, server: KnobServer, make: Make, path: Path
+    ) -> None:
+        """There is nothing to go on with, so nobody is told to; made ones stay."""
+        server.fault(Step.BEGIN, Fault(refuse=413, times=2))
+        up = make()
+        with pytest.raises(RemoteRejected) as raised:
+            await up.upload_file(path)
+        assert raised.value.session_id is None
+        assert await up.sessions() == []
+        mine = await up.create_session(path)
+        with pytest.raises(RemoteRejected):
+            await up.upload_file_resumable(path, mine.session_id)
+        assert [one.session_id for one in await up.sessions()] == [mine.session_id]
+
     async def test_same_file_again_goes_on(
         self, server: KnobServer, make: Make, path: Path
     ) -> None:

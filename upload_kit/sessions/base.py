@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Protocol
 
+from upload_kit.errors import AuthenticationFailed
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from upload_kit.errors import SessionError
+    from upload_kit.errors import SessionError, UploadKitError
     from upload_kit.models import (
         Receipt,
         RemoteObject,
@@ -125,6 +127,17 @@ class SessionStore(Protocol):
     async def aclose(self) -> None:
         """Let go of files and connections; safe to call again."""
         ...
+
+
+def can_go_on(session: UploadSession, error: UploadKitError) -> bool:
+    """
+    Return whether a session is of use after an error.
+
+    It is not when the destination refused the upload before it began: there is nothing
+    to go on with, and trying again would end in the same way, but with another token.
+    """
+    may_pass = error.retryable or isinstance(error, AuthenticationFailed)
+    return may_pass or session.remote_token is not None
 
 
 class Checkpoint(Protocol):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from upload_kit.errors import ConfigurationError, SourceChanged
+from upload_kit.errors import ConfigurationError, SourceChanged, UploadKitError
 from upload_kit.models import UploadStatus
+from upload_kit.sessions.base import can_go_on
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,14 +43,23 @@ class Keeper:
         session_id: str | None = None,
     ) -> AsyncIterator[Checkpoint]:
         """Hold the session of an upload; see `SessionKeeper.hold`."""
+        made = None
         if session_id is not None:
             session = await self.manager.get(session_id)
             self._require_same(session, source)
+        elif (found := await self._find(source)) is not None:
+            session = found
         else:
-            session = await self._find(source) or await self.make(spec, plan, source)
-        async with self.manager.lease(session.session_id) as lease:
-            yield lease
-            lease.finish(UploadStatus.COMPLETE)
+            session = made = await self.make(spec, plan, source)
+        lease = None
+        try:
+            async with self.manager.lease(session.session_id) as lease:
+                yield lease
+                lease.finish(UploadStatus.COMPLETE)
+        except UploadKitError as error:
+            if made and lease and not can_go_on(lease.session, error):
+                await self.manager.delete(made.session_id)
+            raise
 
     async def _find(self, source: Source) -> UploadSession | None:
         if source.path is None or source.identity is None:
