@@ -266,7 +266,7 @@ class TestServers:
                 assert server.published == {"a": DATA}
 
     @pytest.mark.parametrize(
-        "step", [Step.OPTIONS, Step.BEGIN, Step.STATUS, Step.CHUNK, Step.COMPLETE]
+        "step", [Step.OPTIONS, Step.BEGIN, Step.CHUNK, Step.COMPLETE]
     )
     @pytest.mark.parametrize(
         "body", [b"", b"{}", b"[]", b"null", b"<html>", b"\xff", b'{"a":' * 9999]

@@ -55,5 +55,6 @@ def test_line_of_a_stream_tells_all_that_a_reader_needs() -> None:
         "chunk",
         "error",
         "result",
+        "leg",
     }
     assert line.is_final

@@ -434,6 +434,18 @@ class TestRemoteIsTheTruth:
         assert result.bytes_resumed == 0
         assert server.published["big.bin"] == DATA
 
+    @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"<html>", b"\xff"])
+    async def test_server_that_says_nonsense_of_what_it_holds(
+        self, server: KnobServer, make: Make, path: Path, body: bytes
+    ) -> None:
+        """It is not the server that it was; the session waits for that one."""
+        session_id = await break_at(server, make(), path, 3)
+        server.fault(Step.STATUS, Fault(body=body, times=1))
+        with pytest.raises(RemoteRejected) as raised:
+            await make().upload_file(path)
+        assert raised.value.session_id == session_id
+        assert (await make().upload_file(path)).bytes_resumed == 3 * CHUNK
+
     async def test_server_that_never_says_what_it_holds(
         self, server: KnobServer, make: Make, path: Path
     ) -> None:
