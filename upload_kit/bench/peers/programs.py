@@ -154,7 +154,8 @@ def _run_child(
     # obstore may abort when its process ends, after it has uploaded.
     if not output:
         raise UploadKitError(f"{order.client} did not upload; see above.")
-    return PeerFigures.from_json(output)
+    # Libraries may have said something before.
+    return PeerFigures.from_json(output.splitlines()[-1])
 
 
 def _words(order: PeerOrder) -> list[str]:
