@@ -161,8 +161,11 @@ async def _unfinished(server: S3Server, prefix: str) -> list[str]:
 
 
 async def _cancel_after(transfer: Transfer, chunks: int) -> None:
+    cancelled = False
     async for event in transfer:
-        if event.progress.chunks_confirmed >= chunks:
+        # Once: who cancels again is in a hurry, and nothing is cleared up.
+        if not cancelled and event.progress.chunks_confirmed >= chunks:
+            cancelled = True
             transfer.cancel()
 
 
