@@ -219,8 +219,10 @@ class Engine:
             self._end(EventKind.CANCELLED, UploadStatus.CANCELLED, Stage.CANCELLED)
             raise
         except BaseException as error:
-            if isinstance(error, UploadKitError) and self._can_go_on_after(error):
-                error.session_id = self.session_id
+            if isinstance(error, UploadKitError):
+                if not self._can_go_on_after(error):
+                    self.session_id = None
+                error.session_id = self.session_id or error.session_id
             self._end(EventKind.FAILED, UploadStatus.FAILED, Stage.FAILED, error=error)
             raise
         finally:

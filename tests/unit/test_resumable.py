@@ -161,8 +161,10 @@ class TestSessions:
         self, server: KnobServer, make: Make, path: Path
     ) -> None:
         """There is nothing to go on with, so nobody is told to; made ones stay."""
-        server.fault(Step.BEGIN, Fault(refuse=413, times=2))
+        server.fault(Step.BEGIN, Fault(refuse=413, times=3))
         up = make()
+        [result] = await up.upload_files([path])
+        assert (result.success, result.session_id) == (False, None)
         with pytest.raises(RemoteRejected) as raised:
             await up.upload_file(path)
         assert raised.value.session_id is None
