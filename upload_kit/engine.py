@@ -22,6 +22,7 @@ from upload_kit.errors import (
     RemoteError,
     RemoteGone,
     SourceError,
+    UploadCancelled,
     UploadKitError,
 )
 from upload_kit.events import EventKind, UploadEvent
@@ -191,6 +192,13 @@ class Engine:
         assert self._last.result is not None
         return self._last.result
 
+    def cancelled(self) -> UploadCancelled:
+        """Return the error that tells that somebody cancelled it."""
+        return UploadCancelled(
+            f"The upload of {self.state.name} was cancelled.",
+            session_id=self.session_id,
+        )
+
     def subscribe(self) -> Feed:
         """Return a feed of the events from now on; of the last one if it has ended."""
         feed = self._hub.subscribe()
@@ -216,7 +224,12 @@ class Engine:
         try:
             stored, verified = await self._upload()
         except asyncio.CancelledError:
-            self._end(EventKind.CANCELLED, UploadStatus.CANCELLED, Stage.CANCELLED)
+            self._end(
+                EventKind.CANCELLED,
+                UploadStatus.CANCELLED,
+                Stage.CANCELLED,
+                error=self.cancelled(),
+            )
             raise
         except BaseException as error:
             if isinstance(error, UploadKitError):

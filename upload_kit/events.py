@@ -62,7 +62,7 @@ class UploadEvent(Record):
     """For a retry: seconds until the next try."""
 
     error: str | None = None
-    """For a retry or a failure: the cause."""
+    """For a retry, a failure or a cancellation: the cause."""
 
     result: UploadResult | None = None
     """How the upload ended; on the final event only."""

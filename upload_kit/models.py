@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import msgspec
 
-from upload_kit.errors import ConfigurationError
+from upload_kit.errors import ConfigurationError, UploadCancelled
 from upload_kit.frames import make_frame
 
 if TYPE_CHECKING:
@@ -363,7 +363,7 @@ class UploadResult(Record):
     """Tries after the first, over all chunks."""
 
     error: str | None = None
-    """What went wrong and what to try; None if nothing."""
+    """What went wrong and what to try, or that it was cancelled; None if nothing."""
 
     error_type: str | None = None
     """Class name of the error, as in `upload_kit.errors`."""
@@ -373,6 +373,11 @@ class UploadResult(Record):
 
     transfer_id: str | None = None
     """The ID in events, logs and history."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether somebody cancelled it, which is no failure."""
+        return self.error_type == UploadCancelled.__name__
 
     @property
     def rate(self) -> float:

@@ -63,7 +63,7 @@ class Transfer:
         except asyncio.CancelledError:
             # How it ended is known, unless it never began: who cancels is in a hurry.
             if self._result is None and self._error is None:
-                self._error = self._cancelled()
+                self._error = self._engine.cancelled()
         except Exception as error:  # The outermost edge: whoever awaits it gets it.
             logger.exception("%s could not let go of what it shares.", self.name)
             self._error = self._error or error
@@ -74,16 +74,11 @@ class Transfer:
         try:
             self._result = await self._engine.run()
         except asyncio.CancelledError:
-            self._error = self._cancelled()
+            self._error = self._engine.cancelled()
         except Exception as error:  # As above; what it shares is let go of in peace.
             if not isinstance(error, UploadKitError):
                 logger.exception("The upload of %s met a bug.", self.name)
             self._error = error
-
-    def _cancelled(self) -> UploadCancelled:
-        return UploadCancelled(
-            f"The upload of {self.name} was cancelled.", session_id=self.session_id
-        )
 
     @property
     def id(self) -> str:

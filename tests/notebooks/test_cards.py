@@ -165,11 +165,15 @@ def test_files_of_unknown_size_are_counted() -> None:
 
 def test_what_was_cancelled_is_not_told_as_a_failure() -> None:
     """Among many too: it says so in a word, and not in red."""
-    cancelled = replace(FAILED, name="b.bin", error=None, error_type=None)
+    cancelled = replace(FAILED, name="b.bin", error_type="UploadCancelled")
     shown = view(name="2 files", files=2, ended=2, results=(FAILED, cancelled))
     html = card_html(shown)
     assert "b.bin: cancelled: " in text_of(html)
     assert html.count("color: #d9404c") == 1
+    live = live_html(shown)
+    assert "b.bin: cancelled: " in text_of(live)
+    assert live.count('class="uk-bad"') == 1
+    assert "b.bin: cancelled: " in card_text(shown)
 
 
 def test_many_files_show_some_and_count_the_rest() -> None:

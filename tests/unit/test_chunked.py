@@ -545,6 +545,11 @@ class TestCancel:
         events = [event async for event in feed]
         assert events[-1].kind == "cancelled"
         assert events[-1].progress.status == "cancelled"
+        result = events[-1].result
+        assert result is not None
+        assert (result.success, result.is_cancelled) == (False, True)
+        assert result.error_type == "UploadCancelled"
+        assert result.error == "The upload of upload.bin was cancelled."
         assert server.uploads == {}
         transfer.cancel()
 

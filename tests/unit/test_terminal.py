@@ -168,6 +168,8 @@ class TestWords:
         failed = ending(state(), success=False).result
         assert failed is not None
         assert describe_result(failed) == "a.bin: failed: It broke."
+        cancelled = replace(failed, error_type="UploadCancelled")
+        assert describe_result(cancelled) == "a.bin: cancelled"
 
     def test_counts(self) -> None:
         """One is one, and thousands can be read."""
@@ -205,6 +207,9 @@ class TestTally:
         tally.update(ending(state("a"), success=False))
         tally.update(ending(state("b")))
         assert (tally.ended, tally.complete, tally.failed) == (2, 1, 1)
+        stopped = state("c", status=UploadStatus.CANCELLED)
+        tally.update(event(EventKind.CANCELLED, stopped))
+        assert (tally.ended, tally.failed) == (3, 1)
         assert tally.total().status is UploadStatus.FAILED
         assert tally.total().percent is None
 

@@ -7,7 +7,7 @@ import shlex
 import sys
 import time
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -137,10 +137,6 @@ class Batch:
             if last is None or last.result is None:
                 raise
             result, error = last.result, failure
-            if result.error is None:
-                result = replace(
-                    result, error=str(error), error_type=type(error).__name__
-                )
         return Outcome(result=result, error=error)
 
 

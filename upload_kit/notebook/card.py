@@ -110,7 +110,7 @@ def _body(view: View) -> Iterable[str]:
         return _one(view.results[0]) if view.results else _unfinished(view)
     shown = [_line(safe(_sum(view)))]
     shown += [
-        _line(_failure(result), colour=result.error is not None)
+        _line(_failure(result), colour=not result.is_cancelled)
         for result in view.failed
     ]
     if complete := [result for result in view.results if result.success]:
@@ -136,7 +136,7 @@ def _bar(progress: UploadProgress) -> str:
 
 def _one(result: UploadResult) -> list[str]:
     if not result.success:
-        lines = [_line(safe(reason(result)), colour=result.error is not None)]
+        lines = [_line(safe(reason(result)), colour=not result.is_cancelled)]
         if (call := how_to_go_on(result)) is not None:
             lines.append(_line(f"Go on with it: <code>{safe(call)}</code>"))
         return lines
@@ -159,7 +159,7 @@ def _figures(result: UploadResult) -> Iterable[str]:
 
 
 def _failure(result: UploadResult) -> str:
-    state = "" if result.error else "cancelled: "
+    state = "cancelled: " if result.is_cancelled else ""
     text = f"{printable(result.name)}: {state}{reason(result)}"
     call = how_to_go_on(result)
     return safe(text) + (f" <code>{safe(call)}</code>" if call else "")
@@ -167,8 +167,8 @@ def _failure(result: UploadResult) -> str:
 
 def reason(result: UploadResult) -> str:
     """Return why an upload is not complete, and what is there if it was cancelled."""
-    if result.error:
-        return printable(result.error)
+    if not result.is_cancelled:
+        return printable(result.error or "It failed for no known reason.")
     if how_to_go_on(result) is None or result.size is None:
         return "It was cancelled, and nothing is kept."
     there = sum(chunk.size for chunk in result.chunks)
@@ -179,7 +179,7 @@ def _result_text(result: UploadResult) -> str:
     if result.success:
         return describe_result(result)
     call = how_to_go_on(result)
-    state = "failed" if result.error else "cancelled"
+    state = "cancelled" if result.is_cancelled else "failed"
     text = f"{printable(result.name)}: {state}: {reason(result)}"
     return f"{text} Go on with it: {call}" if call else text
 

@@ -177,5 +177,7 @@ def _row(row: Row) -> str:
 def _failure(result: UploadResult) -> str:
     call = how_to_go_on(result)
     hint = f" <code>{safe(call)}</code>" if call else ""
-    name = safe(result.name)
-    return f'<div class="uk-bad">{name}: {safe(reason(result))}{hint}</div>'
+    name, why = safe(result.name), safe(reason(result))
+    if result.is_cancelled:
+        return f'<div class="uk-row">{name}: cancelled: {why}{hint}</div>'
+    return f'<div class="uk-bad">{name}: {why}{hint}</div>'

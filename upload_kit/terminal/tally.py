@@ -40,6 +40,7 @@ class Tally:
         self.files = files
         self.complete = 0
         self.ended = 0
+        self.failed = 0
         self.active: dict[str, UploadEvent] = {}
         self._endings: set[UploadStatus] = set()
         self._size = size
@@ -65,16 +66,12 @@ class Tally:
         if event.kind.is_final:
             self.ended += 1
             self.complete += event.kind is EventKind.COMPLETED
+            self.failed += event.kind is EventKind.FAILED
             self._endings.add(now.status)
             if self.ended >= self.files:
                 self._over = self._clock()
         else:
             self.active[event.transfer_id] = event
-
-    @property
-    def failed(self) -> int:
-        """How many ended without being complete."""
-        return self.ended - self.complete
 
     def total(self) -> UploadProgress:
         """Return the sum, as if all files were one."""

@@ -67,6 +67,8 @@ def pace(progress: UploadProgress) -> str:
 def describe_result(result: UploadResult) -> str:
     """Return how an upload ended, in one line without its line end."""
     name = printable(result.name)
+    if result.is_cancelled:
+        return f"{name}: cancelled"
     if not result.success:
         return f"{name}: failed: {printable(result.error or 'for no known reason')}"
     parts = [f"{format_size(result.size or 0)} in {format_duration(result.seconds)}"]
