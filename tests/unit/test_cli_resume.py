@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import os
 import random
 import signal
+import socket
 import subprocess
 import sys
+import time
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.shell import Running, Shell
+from upload_kit.models import UploadSpec, UploadStatus
 from upload_kit.server.child import ServerProcess
+from upload_kit.sessions.manager import SessionManager, open_store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,6 +116,52 @@ def test_a_killed_upload_is_resumed_with_all(
     assert done.lines[-1]["bytes_resumed"] >= listed["bytes_completed"]
     assert done.lines[-1]["sha256"] == hashlib.sha256(data).hexdigest()
     assert shell.run("resume", "--all").out == "There is nothing to resume.\n"
+
+
+async def test_what_is_left_alone_is_told(shell: Shell) -> None:
+    """Which sessions there are, and why none of them is gone on with."""
+    place = shell.folder / "sessions"
+    manager = SessionManager(open_store(place), keep_completed=True)
+    late = SessionManager(open_store(place), clock=lambda: time.time() - 72 * 3600)
+    made = {}
+    for name, by in (("busy", manager), ("over", manager), ("old", late)):
+        made[name] = await by.create(
+            UploadSpec(name=f"{name}\x1b.bin", size=1),
+            source=str(shell.folder / name),
+            destination="memory://x/",
+            chunk_size=1,
+            total_chunks=1,
+        )
+    words = ("resume", "--all", "--session-dir", place)
+    async with manager.lease(made["over"].session_id) as lease:
+        lease.finish(UploadStatus.CANCELLED)
+    async with manager.lease(made["busy"].session_id) as lease:
+        done = await asyncio.to_thread(shell.run, *words)
+        # Once it is complete there is nothing more to be said of it.
+        lease.finish(UploadStatus.COMPLETE)
+    assert (done.code, done.err) == (0, "")
+    first, *rest, last = done.out.splitlines()
+    assert first == "There is nothing to resume."
+    ids = {name: session.session_id for name, session in made.items()}
+    why = {
+        "old": "it has expired; start the upload again",
+        "busy": f"process {os.getpid()} on {socket.gethostname()} works on it",
+        "over": "it was cancelled",
+    }
+    assert sorted(rest) == sorted(
+        f"Left alone: {ids[name][:12]} ({name}\N{REPLACEMENT CHARACTER}.bin): {reason}."
+        for name, reason in why.items()
+    )
+    assert f"upload-kit resume {ids['over']} --session-dir" in last
+    told = await asyncio.to_thread(shell.run, *words, "--json")
+    assert (told.code, told.out) == (0, "")
+    assert [line.split()[2] for line in told.err.splitlines()[:-1]] == [
+        ids["old"][:12],
+        ids["over"][:12],
+    ]
+    assert (await asyncio.to_thread(shell.run, *words, "--quiet")).err == ""
+    for one in (manager, late):
+        await one.aclose()
 
 
 def test_a_second_interrupt_ends_at_once(

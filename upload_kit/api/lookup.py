@@ -19,7 +19,7 @@ from upload_kit.sessions.manager import (
     default_session_dir,
     open_store,
 )
-from upload_kit.sessions.owners import is_held
+from upload_kit.sessions.owners import holder, is_expired, is_held
 from upload_kit.sessions.places import history_path
 from upload_kit.units import parse_duration
 
@@ -48,18 +48,28 @@ def sessions(session_dir: str | os.PathLike[str] | None = None) -> list[UploadSe
     async def load() -> list[UploadSession]:
         place = session_dir or default_session_dir() / "sessions"
         async with aclosing(SessionManager(open_store(place))) as manager:
-            return list(await manager.list())
+            return list(await manager.unfinished())
 
     return bridge.run(load(), timeout=_PATIENCE)
 
 
 def can_resume(session: UploadSession) -> bool:
     """Return whether `resume` goes on with it without being told to."""
-    return (
-        session.source is not None
-        and session.status is not UploadStatus.CANCELLED
-        and not is_in_use(session)
-    )
+    return why_left_alone(session) is None
+
+
+def why_left_alone(session: UploadSession) -> str | None:
+    """Return why `resume` does not go on with it without being told to, if so."""
+    now = time.time()
+    if is_held(session, now):
+        return f"{holder(session)} works on it"
+    if is_expired(session, now):
+        return "it has expired; start the upload again"
+    if session.source is None:
+        return "it was not made from a file; upload the same data again"
+    if session.status is UploadStatus.CANCELLED:
+        return "it was cancelled"
+    return None
 
 
 def is_in_use(session: UploadSession) -> bool:

@@ -21,10 +21,12 @@ def open_sessions(session_dir: str | None) -> SessionManager:
     return SessionManager(open_store(session_dir or default_session_dir() / "sessions"))
 
 
-async def load_sessions(session_dir: str | None) -> list[UploadSession]:
-    """Return every session that can be resumed, oldest first."""
+async def load_sessions(
+    session_dir: str | None, *, expired: bool = False
+) -> list[UploadSession]:
+    """Return every unfinished session, oldest first; expired ones only if asked for."""
     async with aclosing(open_sessions(session_dir)) as manager:
-        return list(await manager.list())
+        return list(await manager.unfinished(expired=expired))
 
 
 def find_sessions(

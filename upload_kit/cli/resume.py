@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -19,14 +19,20 @@ from upload_kit.cli.parameters import (
 )
 from upload_kit.cli.running import DONE, run
 from upload_kit.config import DEFAULT_PARALLEL
+from upload_kit.models import UploadStatus
+from upload_kit.terminal.words import printable, short_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from upload_kit.cli.uploading import Output
     from upload_kit.models import UploadSession
     from upload_kit.transfer import Transfer
     from upload_kit.uploaders.resumable import ResumableUploader
+
+# Sessions that are told of one by one; the rest is counted.
+_SHOWN: Final = 10
 
 
 @click.command
@@ -79,15 +85,20 @@ def resume(
 
     if bool(session_ids) == everything:
         raise click.UsageError("Name sessions, or give --all.", ctx)
-    known = run(load_sessions(session_dir))
+    known = run(load_sessions(session_dir, expired=everything))
     chosen = (
         [session for session in known if can_resume(session)]
         if everything
         else find_sessions(session_ids, known)
     )
+    output = Output(
+        json=as_json,
+        quiet=quiet,
+        debug=ctx.ensure_object(Settings).debug,
+        session_dir=session_dir,
+    )
     if not chosen:
-        if not (as_json or quiet):
-            click.echo("There is nothing to resume.")
+        _say_why_nothing(known, output)
         return DONE
     throttle = BandwidthThrottle(limit)
     uploaders = {
@@ -106,16 +117,31 @@ def resume(
         upload_all(
             _starts(chosen, uploaders),
             uploaders=list(uploaders.values()),
-            output=Output(
-                json=as_json,
-                quiet=quiet,
-                debug=ctx.ensure_object(Settings).debug,
-                session_dir=session_dir,
-            ),
+            output=output,
             at_once=parallel * READ_AHEAD,
             size=sum(sizes) if len(sizes) == len(chosen) else None,
         )
     )
+
+
+def _say_why_nothing(known: Sequence[UploadSession], output: Output) -> None:
+    """Tell why each session is left alone; programs read that from standard error."""
+    from upload_kit.api.lookup import why_left_alone
+    from upload_kit.cli.uploading import resume_command
+
+    if output.quiet:
+        return
+    if not output.json:
+        click.echo("There is nothing to resume.")
+    for session in known[-_SHOWN:]:
+        which = f"{short_id(session.session_id)} ({printable(session.name)})"
+        click.echo(f"Left alone: {which}: {why_left_alone(session)}.", err=output.json)
+    if len(known) > _SHOWN:
+        click.echo(f"And {len(known) - _SHOWN:,} older ones.", err=output.json)
+    cancelled = [one for one in known if one.status is UploadStatus.CANCELLED]
+    for session in cancelled[-1:]:
+        command = resume_command([session.session_id], output)
+        click.echo(f"Go on with what was cancelled: {command}", err=output.json)
 
 
 def _starts(

@@ -22,7 +22,7 @@ from upload_kit.config import ConnectionOptions, Secret
 from upload_kit.errors import ConfigurationError
 from upload_kit.locations import redact
 from upload_kit.terminal.table import Column, format_table
-from upload_kit.terminal.words import printable
+from upload_kit.terminal.words import printable, short_id
 from upload_kit.units import format_duration, format_size
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 # Seconds that one destination gets to throw something away.
 _THROW_AWAY: Final = 10.0
-_SHORT: Final = 12
 _COLUMNS: Final = (
     Column(title="ID"),
     Column(title="NAME"),
@@ -84,7 +83,7 @@ def _row(session: UploadSession, now: float) -> list[str]:
     size = session.size
     share = 100 * session.bytes_completed // size if size else None
     return [
-        session.session_id[:_SHORT],
+        short_id(session.session_id),
         printable(session.name),
         format_size(session.bytes_completed) if share is None else f"{share}%",
         "?" if size is None else format_size(size),

@@ -21,6 +21,7 @@ from upload_kit.terminal.words import (
     pace,
     printable,
     proof,
+    short_id,
 )
 from upload_kit.units import format_duration, format_rate, format_size
 
@@ -92,7 +93,7 @@ def how_to_go_on(result: UploadResult) -> str | None:
         or result.error_type in _NOT_RESUMABLE
     ):
         return None
-    return f'upload_kit.resume("{result.session_id[:12]}")'
+    return f'upload_kit.resume("{short_id(result.session_id)}")'
 
 
 def _head(view: View) -> str:

@@ -17,6 +17,7 @@ from upload_kit.frames import make_frame
 from upload_kit.models import UploadStatus
 from upload_kit.notebook.showing import begin_shown, run_shown
 from upload_kit.notebook.sources import is_object, to_source
+from upload_kit.terminal.words import short_id
 
 if TYPE_CHECKING:
     import os
@@ -207,7 +208,7 @@ def _say_why_nothing(session_dir: str | os.PathLike[str] | None) -> None:
     in_use = [one for one in rest if lookup.is_in_use(one)]
     why = "There is nothing to resume"
     if cancelled:
-        example = f'upload_kit.resume("{cancelled[-1].session_id[:12]}")'
+        example = f'upload_kit.resume("{short_id(cancelled[-1].session_id)}")'
         why += f" but what was cancelled ({len(cancelled)}); for example {example}"
     if in_use:
         why += f"; other uploads are under way, here or elsewhere ({len(in_use)})"

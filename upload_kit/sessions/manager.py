@@ -19,7 +19,7 @@ from upload_kit.errors import (
 )
 from upload_kit.models import Record, UploadSession, UploadStatus
 from upload_kit.sessions.lease import LeaseTerms, SessionLease, unbroken
-from upload_kit.sessions.owners import is_held, refuse_if_held
+from upload_kit.sessions.owners import is_expired, refuse_if_held
 from upload_kit.sessions.places import default_session_dir, open_store
 from upload_kit.sessions.records import logger, new_session_id, warn
 
@@ -216,6 +216,16 @@ class SessionManager:
             if expired or not self._is_expired(session)
         ]
 
+    async def unfinished(self, *, expired: bool = False) -> Sequence[UploadSession]:
+        """
+        Return the sessions of uploads that are not complete, oldest first.
+
+        Args:
+            expired: Whether to return those too that wait for their cleanup.
+        """
+        found = await self.list(expired=expired)
+        return [one for one in found if one.status is not UploadStatus.COMPLETE]
+
     @asynccontextmanager
     async def lease(self, session_id: str) -> AsyncIterator[SessionLease]:
         """
@@ -324,9 +334,7 @@ class SessionManager:
         )
 
     def _is_expired(self, session: UploadSession) -> bool:
-        now = self._clock()
-        over = session.expires_at is not None and session.expires_at <= now
-        return over and not is_held(session, now)
+        return is_expired(session, self._clock())
 
     async def _remove(
         self,

@@ -45,11 +45,9 @@ def refuse_if_held(session: UploadSession, now: float) -> None:
     """
     if not is_held(session, now):
         return
-    host, pid = _host_and_pid(session.lease_owner)
-    host = host.partition("/")[0]
     until = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(session.lease_until))
     raise SessionConflict(
-        f"Session {session.session_id} is in use by process {pid} on {host} "
+        f"Session {session.session_id} is in use by {holder(session)} "
         f"until {until} ({session.lease_until - now:.0f} s from now).",
         hint="Wait for that process, or end it.",
         session_id=session.session_id,
@@ -62,6 +60,18 @@ def is_held(session: UploadSession, now: float) -> bool:
         return False
     host, pid = _host_and_pid(session.lease_owner)
     return host != _HOST or _is_alive(pid)
+
+
+def is_expired(session: UploadSession, now: float) -> bool:
+    """Return whether nobody may go on with the session any more."""
+    over = session.expires_at is not None and session.expires_at <= now
+    return over and not is_held(session, now)
+
+
+def holder(session: UploadSession) -> str:
+    """Return who has, or had, a session: `process 123 on host`."""
+    host, pid = _host_and_pid(session.lease_owner)
+    return f"process {pid} on {host.partition('/')[0]}"
 
 
 def _host_and_pid(owner: str | None) -> tuple[str, str]:

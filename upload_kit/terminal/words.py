@@ -16,6 +16,7 @@ _STATES: Final = {
     UploadStatus.FAILED: "failed",
     UploadStatus.CANCELLED: "cancelled",
 }
+_SHORT: Final = 12
 _PROOFS: Final = {
     Verification.SHA256: "SHA-256 verified",
     Verification.CHUNKS: "SHA-256 of each chunk verified",
@@ -35,6 +36,11 @@ def printable(text: str) -> str:
     return "".join(
         char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text
     )
+
+
+def short_id(session_id: str) -> str:
+    """Return as much of a session's ID as people need to tell it from others."""
+    return session_id[:_SHORT]
 
 
 def percent(progress: UploadProgress) -> str:

@@ -239,7 +239,7 @@ class ResumableUploader(ParallelUploader):
     async def sessions(self) -> list[UploadSession]:
         """Return every unfinished session, oldest first, for whatever destination."""
         async with self._session_keeper() as keeper:
-            return list(await keeper.manager.list())
+            return list(await keeper.manager.unfinished())
 
     async def cleanup(self) -> CleanupReport:
         """Remove expired sessions, and what this destination still holds of them."""
