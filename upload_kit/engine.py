@@ -112,6 +112,9 @@ class UploadRequest:
     session_id: str | None = None
     """The session to go on with; None to find or make one."""
 
+    via: tuple[str, ...] = ()
+    """IDs of the servers that it came through."""
+
 
 class Engine:
     """
@@ -718,6 +721,7 @@ async def describe(
         metadata=request.metadata,
         overwrite=policy.overwrite,
         whole_digest=policy.whole_digest,
+        via=request.via,
     )
 
 

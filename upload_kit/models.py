@@ -257,6 +257,9 @@ class UploadSpec(Record):
     whole_digest: bool = False
     """Whether `complete` will come with a digest of the whole file."""
 
+    via: tuple[str, ...] = ()
+    """IDs of the servers that it came through; see `upload_kit.via`."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadProgress(Record):

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 NDJSON: Final = "application/x-ndjson"
 CHUNK: Final = 100_000
+LEFT: Final = [".lock", ".server-id", ".sessions"]
 DATA: Final = random.Random(7).randbytes(8 * CHUNK - 1)
 
 
@@ -144,7 +145,7 @@ async def test_every_protocol_is_forwarded(tmp_path: Path) -> None:
                 assert arrived["metadata"] == {"k": "v"}
         assert stored(tmp_path / "a") == stored(tmp_path / "b")
         assert stored(tmp_path / "b") == sorted(map(sha256, names.values()))
-    assert names_in(tmp_path / "a/outbox") == [".lock", ".sessions"]
+    assert names_in(tmp_path / "a/outbox") == LEFT
     secrets = [p for p in files_below(tmp_path / "a") if b"hunter2" in p.read_bytes()]
     assert secrets == []
 
@@ -219,6 +220,60 @@ async def test_destination_that_comes_up_later(tmp_path: Path) -> None:
             done = await forwarded(api, upload_id, "complete")
             assert (done["tries"], done["error"], done["retry_at"]) == (0, None, None)
     assert sha256(DATA) in stored(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param("http://localhost:{}/store/", id="own protocol"),
+        pytest.param("tus+http://127.0.0.1:{}/store/files/", id="tus"),
+        pytest.param("tus+http://127.0.0.1:{}/store/files/?parts=2", id="tus in parts"),
+    ],
+)
+async def test_server_that_forwards_to_itself(tmp_path: Path, url: str) -> None:
+    """By whatever name it is found, it takes nothing that came through itself."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    config = ServerConfig(
+        directory=tmp_path, prefix="/store", forward=onward(url.format(port))
+    )
+    async with (
+        running_server(config, listener=listener) as server,
+        open_api(server.url) as api,
+    ):
+        # One that goes in one request, and one that goes in several.
+        for data in (b"small", os.urandom(6_000_000)):
+            upload_id = (await api.foundation(data)).body["session_id"]
+            failed = await forwarded(api, upload_id, "failed")
+            assert failed["error_type"] == "RemoteRejected"
+            assert "508" in failed["error"]
+        sent = {"Upload-Kit-Via": "not an ID"}
+        assert (await api.foundation(b"x", "x", **sent)).problem == "malformed"
+        assert names_in(tmp_path / "incoming") == []
+        assert len(stored(tmp_path)) == 2
+
+
+async def test_servers_that_forward_to_each_other(tmp_path: Path) -> None:
+    """A file goes once around, and is at both of them then."""
+    there = socket.socket()
+    there.bind(("127.0.0.1", 0))
+    b_url = f"http://127.0.0.1:{there.getsockname()[1]}/"
+    async with relay(tmp_path / "a", b_url) as a:
+        config = ServerConfig(
+            directory=tmp_path / "b", forward=onward(str(a.session._base_url))
+        )
+        async with (
+            running_server(config, listener=there) as server,
+            open_api(server.url) as b,
+        ):
+            for data in (b"small", os.urandom(2_000_000)):
+                upload_id = (await a.foundation(data)).body["session_id"]
+                done = await forwarded(a, upload_id, "complete")
+                at_b = done["location"].rpartition("/")[2]
+                assert "508" in (await forwarded(b, at_b, "failed"))["error"]
+    assert stored(tmp_path / "a") == stored(tmp_path / "b")
+    assert len(stored(tmp_path / "a")) == 2
 
 
 async def test_refusal_is_visible_until_it_is_gone(
@@ -403,7 +458,7 @@ async def test_forwarded_files_are_removed_if_asked(tmp_path: Path) -> None:
         await forwarded(api, first.body["session_id"], "complete")
         again = await api.foundation(b"x", Idempotency_Key=key)
         assert again.body["forwarded"]["state"] == "complete"
-        await until(lambda: names_in(tmp_path / "a/outbox") == [".lock", ".sessions"])
+        await until(lambda: names_in(tmp_path / "a/outbox") == LEFT)
         assert stored(tmp_path / "a") == []
         await asyncio.sleep(0.6)
         await api.call("POST", "upload/cleanup")
@@ -438,6 +493,7 @@ def test_outbox_is_shared(tmp_path: Path) -> None:
     (tmp_path / "outbox" / two).write_bytes(b'{"sta')
     assert list(first.waiting()) == [two]
     assert first.waiting()[two].state is ForwardState.WAITING
+    assert first.server_id == second.server_id
 
 
 def test_what_cannot_be_forwarded_is_told_at_the_start(tmp_path: Path) -> None:

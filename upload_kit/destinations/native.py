@@ -30,6 +30,7 @@ from upload_kit.locations import redact, require_unicode
 from upload_kit.models import Receipt, RemoteObject
 from upload_kit.planning import Capabilities
 from upload_kit.units import KIB, MIB
+from upload_kit.via import format_via
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,7 +136,7 @@ class NativeDestination:
             "metadata": spec.metadata,
             "whole_digest": spec.whole_digest,
         }
-        status, is_new = await self._begin(facts)
+        status, is_new = await self._begin(facts, spec.via)
         if status.chunk_size != plan.chunk_size:
             raise RemoteRejected(
                 f"{redact(self._base)} wants chunks of {status.chunk_size} bytes, not"
@@ -157,12 +158,14 @@ class NativeDestination:
     def _one_request(self, spec: UploadSpec, token: str) -> OneRequest:
         return OneRequest(self._wire, self._base, spec, token)
 
-    async def _begin(self, facts: dict[str, Any]) -> tuple[_Status, bool]:
+    async def _begin(
+        self, facts: dict[str, Any], via: Sequence[str] = ()
+    ) -> tuple[_Status, bool]:
         """Begin or find an upload; return how it stands, and whether it is new."""
         reply = await self._wire.request(
             "POST",
             f"{self._base}upload/resumable",
-            headers=_JSON,
+            headers={**_JSON, **format_via(via)},
             body=msgspec.json.encode(facts),
         )
         if reply.status not in {200, 201}:
@@ -229,6 +232,7 @@ class OneRequest:
             "Content-Type": spec.content_type,
             "Content-Digest": format_digest("sha256", digest),
             "Idempotency-Key": self.token,
+            **format_via(spec.via),
         }
         if spec.metadata:
             headers["Upload-Metadata"] = _format_metadata(spec.metadata)

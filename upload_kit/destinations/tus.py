@@ -30,6 +30,7 @@ from upload_kit.destinations.tus_uploads import ONCE, TusAtOnce, TusParts, TusUp
 from upload_kit.errors import ConfigurationError, RemoteGone
 from upload_kit.planning import Capabilities
 from upload_kit.units import MIB
+from upload_kit.via import format_via
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,7 +113,9 @@ class TusDestination:
         """Begin an upload; a small file needs no request for that."""
         server = await self._ask()
         if self._can_split(server, spec) and plan.total_chunks != 1:
-            return self._parts(server, spec, await self._create_parts(server, plan))
+            return self._parts(
+                server, spec, await self._create_parts(server, spec, plan)
+            )
         if self._fits_one_request(server, spec, plan):
             return TusAtOnce(
                 self._collection,
@@ -139,7 +142,7 @@ class TusDestination:
         )
 
     async def _create_parts(
-        self, server: TusServer, plan: Plan
+        self, server: TusServer, spec: UploadSpec, plan: Plan
     ) -> Sequence[TusResource]:
         """Begin a partial upload for every chunk, all at once; or none of them."""
         checksum = self._checksum(server)
@@ -147,7 +150,11 @@ class TusDestination:
             *(
                 self._collection.create(
                     None,
-                    {"Upload-Concat": "partial", "Upload-Length": str(chunk.size)},
+                    {
+                        "Upload-Concat": "partial",
+                        "Upload-Length": str(chunk.size),
+                        **format_via(spec.via),
+                    },
                     start=chunk.start,
                     size=chunk.size,
                     checksum=checksum,

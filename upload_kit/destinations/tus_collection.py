@@ -16,6 +16,7 @@ from upload_kit.destinations.tus_fields import (
 from upload_kit.destinations.tus_resource import TUS, TusResource, refusal
 from upload_kit.destinations.wire import Wire
 from upload_kit.errors import RemoteRejected
+from upload_kit.via import format_via
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,6 +81,7 @@ class TusCollection:
         headers = {**TUS, **fields}
         if spec is not None:
             headers["Upload-Metadata"] = format_metadata(spec)
+            headers |= format_via(spec.via)
             if spec.whole_digest:
                 headers["Want-Repr-Digest"] = "sha-256=10"
         reply = await self.wire.request(

@@ -106,7 +106,9 @@ def create_app(
     parts = _make_parts(config, background)
     if role.cleans:
         _count(parts)
-    guard, bodies = Guard(config, tokens, rates), Bodies(config, rates, tokens)
+    server_id = None if parts.outbox is None else parts.outbox.server_id
+    guard = Guard(config, tokens, rates, server_id=server_id)
+    bodies = Bodies(config, rates, tokens)
     core, housekeeper = UploadCore(parts), Housekeeper(parts, background)
     forwarder = _make_forwarder(parts)
     onward = None if forwarder is None else ForwardWatcher(parts, forwarder)

@@ -10,6 +10,7 @@ from urllib.parse import unquote_to_bytes
 from upload_kit.checksums import parse_digests
 from upload_kit.server.decoding import DECODERS
 from upload_kit.server.problems import ProblemType, UploadProblem
+from upload_kit.via import VIA, parse_via
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +55,14 @@ def parse_key(text: str | None) -> str | None:
     if text is not None and _KEY.fullmatch(text) is None:
         raise malformed("Idempotency-Key must be 16 to 64 of A-Z a-z 0-9 _ -.")
     return text
+
+
+def parse_servers(text: str) -> tuple[str, ...]:
+    """Read an `Upload-Kit-Via`."""
+    try:
+        return parse_via(text)
+    except ValueError:
+        raise malformed(f"{VIA} must be a list of server IDs.") from None
 
 
 def parse_digest(text: str | None, what: str) -> bytes | None:

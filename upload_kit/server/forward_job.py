@@ -170,6 +170,7 @@ class ForwardJob:
             if info.content_type in _NO_TYPES
             else info.content_type,
             "metadata": info.metadata,
+            "via": (*info.via, self._outbox.server_id),
         }
         if self.forward.session_id is None:
             # It finds the session of a try that was killed before it was noted here.

@@ -16,8 +16,10 @@ from aiohttp import web
 
 from upload_kit.logs import about
 from upload_kit.server.cors import Cors
+from upload_kit.server.fields import parse_servers
 from upload_kit.server.problems import ProblemType, UploadProblem, as_problem
-from upload_kit.server.replies import CLIENT, OWNER, problem_response
+from upload_kit.server.replies import CAME_THROUGH, CLIENT, OWNER, problem_response
+from upload_kit.via import VIA
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
@@ -43,12 +45,23 @@ class Guard:
         tokens: Who is known.
 
         rates: How often somebody may come.
+
+        server_id: What files that this server forwarded came through; None if it
+            forwards none.
     """
 
-    def __init__(self, config: ServerConfig, tokens: Tokens, rates: RateLimits) -> None:
+    def __init__(
+        self,
+        config: ServerConfig,
+        tokens: Tokens,
+        rates: RateLimits,
+        *,
+        server_id: str | None,
+    ) -> None:
         self._config = config
         self._tokens = tokens
         self._rates = rates
+        self._server_id = server_id
         self._draining = False
         self._active = 0
         self._idle = asyncio.Event()
@@ -164,6 +177,16 @@ class Guard:
         request[OWNER] = owner
         request[CLIENT] = f"at-{request.remote}" if self._tokens.is_open else owner
         self._rates.admit(request[CLIENT])
+        request[CAME_THROUGH] = self._came_through(request)
+
+    def _came_through(self, request: web.Request) -> tuple[str, ...]:
+        """Return the servers that a file came through, none of which is this one."""
+        via = parse_servers(request.headers.get(VIA, ""))
+        if self._server_id in via:
+            raise UploadProblem(
+                ProblemType.LOOP, "This server forwarded the file that comes back here."
+            )
+        return via
 
     @staticmethod
     def _check_expectation(request: web.Request) -> None:

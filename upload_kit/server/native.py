@@ -21,7 +21,7 @@ from upload_kit.server.fields import (
 )
 from upload_kit.server.intake import Expected
 from upload_kit.server.problems import ProblemType, UploadProblem
-from upload_kit.server.replies import OWNER, json_response
+from upload_kit.server.replies import CAME_THROUGH, OWNER, json_response
 from upload_kit.server.rules import NewUpload
 from upload_kit.server.streams import LineStream
 from upload_kit.units import KIB
@@ -124,6 +124,7 @@ class NativeRoutes:
             content_type=parse_media_type(asked.content_type),
             metadata=asked.metadata,
             whole_digest=asked.whole_digest,
+            via=request[CAME_THROUGH],
         )
         made = await self._core.create(owner, new)
         return await self._reporter.answer(made, status=201)

@@ -22,7 +22,7 @@ from upload_kit.server.fields import (
 from upload_kit.server.intake import Expected
 from upload_kit.server.multipart import PartBody, parse_boundary
 from upload_kit.server.problems import ProblemType, UploadProblem
-from upload_kit.server.replies import OWNER
+from upload_kit.server.replies import CAME_THROUGH, OWNER
 from upload_kit.server.rules import NewUpload
 from upload_kit.server.streams import LineStream
 from upload_kit.server.watching import follow
@@ -148,6 +148,7 @@ class NativeFileRoutes:
                 max_keys=self._config.max_metadata_keys,
                 max_bytes=self._config.max_metadata_bytes,
             ),
+            via=request[CAME_THROUGH],
         )
         return _Incoming(
             info=self._core.describe(request[OWNER], new),

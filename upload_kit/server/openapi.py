@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from upload_kit.server.openapi_schemas import SCHEMAS
 from upload_kit.server.problems import ProblemType, status_of
+from upload_kit.via import VIA
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,14 +87,14 @@ def _file_paths() -> _Json:
     foundation = _operation(
         "Store a file that is the body of this request.",
         {201: "Status"},
-        problems=_FILE,
+        problems=(*_FILE, ProblemType.LOOP),
         parameters=_FILE_PARAMETERS,
         body=_FILE_BODY,
     )
     streaming = _operation(
         "Store a file, and answer with its progress while it arrives.",
         {200: "StreamingProgress"},
-        problems=_FILE,
+        problems=(*_FILE, ProblemType.LOOP),
         parameters=_FILE_PARAMETERS,
         body=_FILE_BODY,
         media=_STREAMS,
@@ -108,7 +109,13 @@ def _chunk_paths() -> _Json:
     begin = _operation(
         "Begin an upload in chunks, or find one.",
         {201: "Status", 200: "Status"},
-        problems=(*_BODY, *_GONE, ProblemType.TOO_MANY_SESSIONS),
+        problems=(
+            *_BODY,
+            *_GONE,
+            ProblemType.TOO_MANY_SESSIONS,
+            ProblemType.LOOP,
+        ),
+        parameters=[_VIA],
         body=_json_body("Begin"),
     )
     put = _operation(
@@ -256,7 +263,9 @@ def _version() -> str:
 _ID: Final = _parameter("id", "path", {"type": "string", "pattern": "^[0-9a-f]{32}$"})
 _SSE: Final = "text/event-stream"
 _STREAMS: Final = (_SSE, "application/x-ndjson")
+_VIA: Final = _parameter(VIA, "header", {"type": "string"})
 _FILE_PARAMETERS: Final = (
+    _VIA,
     _parameter("name", "query", {"type": "string"}),
     _parameter("Content-Disposition", "header", {"type": "string"}),
     _parameter("Content-Digest", "header", {"type": "string"}),

@@ -4,6 +4,7 @@ What is still to be forwarded, and how far that is: a small file an upload.
     DIR/outbox/ID                 a forward that is not done, or failed for good
               /.lock              a byte of it is held by whoever forwards an upload
               /.sessions/         how to go on with half-done forwards
+              /.server-id         who forwards from here; see `upload_kit.via`
     DIR/files/ID/.forwarded.json  a forward that is done
 
 An upload enters before it is published, so that a kill in between forgets no file. It
@@ -31,6 +32,7 @@ from upload_kit.server.folder_upload import (
     sync_folder,
 )
 from upload_kit.server.forward_record import Forward
+from upload_kit.via import new_server_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 DONE: Final = ".forwarded.json"
 _LOCK: Final = ".lock"
+_SERVER_ID: Final = ".server-id"
 _ID: Final = re.compile(r"[0-9a-f]{32}", re.ASCII)
 # Hexadecimal digits of an ID that say which byte stands for it: below 2**60, where file
 # offsets end. Two that share a byte wait for one another, and nothing else.
@@ -111,6 +114,7 @@ class Outbox:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._durable = durability is Durability.FSYNC
         self._seen: dict[str, _Seen] = {}
+        self.server_id = _read_server_id(self._folder / _SERVER_ID)
         self.wake: Callable[[], None] | None = None
 
     @property
@@ -285,6 +289,24 @@ class Outbox:
 
     def _done(self, upload_id: str) -> Path:
         return self._published(upload_id) / DONE
+
+
+def _read_server_id(path: Path) -> str:
+    """
+    Return the ID that stands there; have one stand there first, if need be.
+
+    The first worker does so before there are others. Two servers that share a folder
+    and start for the first time at once may take two IDs until one of them starts anew;
+    then a file goes in a circle once more before it is refused.
+    """
+    try:
+        return path.read_text("ascii").strip()
+    except FileNotFoundError:
+        made = new_server_id()
+    draft = path.with_name(f"{path.name}-{made}")
+    draft.write_text(f"{made}\n", "ascii")
+    draft.replace(path)
+    return made
 
 
 def _read(path: Path) -> Forward:

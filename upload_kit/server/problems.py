@@ -48,6 +48,7 @@ class ProblemType(StrEnum):
     SHUTTING_DOWN = "shutting-down"
     BUSY = "busy"
     DISK_FULL = "disk-full"
+    LOOP = "loop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +149,11 @@ _KINDS: Final = {
     ),
     ProblemType.DISK_FULL: _Kind(
         507, "No space left", "Try again later, or ask for more space.", 60.0
+    ),
+    ProblemType.LOOP: _Kind(
+        508,
+        "The file came from here",
+        "Forward to another server than one that forwards back to this one.",
     ),
 }
 

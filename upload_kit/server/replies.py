@@ -19,6 +19,9 @@ OWNER: Final = web.RequestKey("owner", str)
 CLIENT: Final = web.RequestKey("client", str)
 """Where a request holds whom its rates are counted for: a token, or an address."""
 
+CAME_THROUGH: Final = web.RequestKey("came_through", tuple)
+"""Where a request holds the servers that its file came through."""
+
 _encode: Final = msgspec.json.Encoder().encode
 
 

@@ -55,6 +55,9 @@ class NewUpload:
     traits: dict[str, str] = field(default_factory=dict)
     """What the protocol that it comes by remembers of it."""
 
+    via: tuple[str, ...] = ()
+    """IDs of the servers that it came through."""
+
 
 def begin(
     config: ServerConfig, owner: str, new: NewUpload, chunk_size: int
@@ -86,6 +89,7 @@ def begin(
         is_part=new.is_part,
         joins=new.joins,
         traits=new.traits,
+        via=new.via,
         created_at=time.time(),
     )
 

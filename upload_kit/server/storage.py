@@ -79,6 +79,9 @@ class UploadInfo(Record):
     traits: dict[str, str] = field(default_factory=dict)
     """What the protocol that it came by remembers of it, and nobody else reads."""
 
+    via: tuple[str, ...] = ()
+    """IDs of the servers that it came through."""
+
     created_at: float = 0.0
     """When it began."""
 

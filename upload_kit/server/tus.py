@@ -20,7 +20,7 @@ from upload_kit.server.cors import Cors
 from upload_kit.server.fields import malformed
 from upload_kit.server.intake import Expected
 from upload_kit.server.problems import ProblemType, UploadProblem
-from upload_kit.server.replies import OWNER
+from upload_kit.server.replies import CAME_THROUGH, OWNER
 from upload_kit.server.tus_fields import (
     CONCAT,
     METADATA,
@@ -170,7 +170,9 @@ class TusRoutes:
 
     async def create(self, request: web.Request) -> web.Response:
         """Begin an upload, perhaps with its first bytes, or join one."""
-        new = read_creation(request.headers, self._config)
+        new = replace(
+            read_creation(request.headers, self._config), via=request[CAME_THROUGH]
+        )
         has_body = request.can_read_body
         if has_body:
             check_bytes(request.headers)

@@ -8,7 +8,7 @@ from upload_kit.engine import UploadRequest
 from upload_kit.sources import make_source
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from upload_kit.config import RetryPolicy, Secret
@@ -51,6 +51,9 @@ class FileOptions(TypedDict, total=False):
     metadata: Mapping[str, str] | None
     """Kept beside the bytes, where the destination can."""
 
+    via: Sequence[str]
+    """IDs of the servers that it came through, none of which takes it once more."""
+
 
 def read_options(
     source: SourceLike, options: FileOptions, *, session_id: str | None = None
@@ -65,6 +68,7 @@ def read_options(
         content_type=options.get("content_type"),
         metadata=dict(options.get("metadata") or {}),
         session_id=session_id,
+        via=tuple(options.get("via") or ()),
     )
     made = make_source(source, name=options.get("name"), size=options.get("size"))
     return made, request
