@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 from contextlib import closing
@@ -170,12 +171,14 @@ def test_forwarding_keeps_its_secrets(shell: Shell, tmp_path: Path) -> None:
     config = config_of(
         *("--forward", "s3://bucket/in/", "--forward-names", "unique"),
         *("--forward-token-file", str(tmp_path / "token"), "--forward-remove"),
+        *("--forward-limit", "10MB/s"),
     )
     assert config.forward == Forwarding(
         url=Secret("s3://bucket/in/"),
         token=Secret("hunter2"),
         names=ForwardName.UNIQUE,
         remove=True,
+        limit=10_000_000,
     )
     assert "hunter2" not in repr(config)
     for name, value in (("", "http://u:hunter2@h/"), ("-token", "hunter2")):
@@ -185,11 +188,13 @@ def test_forwarding_keeps_its_secrets(shell: Shell, tmp_path: Path) -> None:
     variables = {
         "UPLOAD_KIT_SERVE_FORWARD": "http://u:hunter2@h/",
         "UPLOAD_KIT_SERVE_FORWARD_TOKEN": "hunter2",
+        "UPLOAD_KIT_SERVE_FORWARD_LIMIT": "20MB/s",
     }
     shown = shell.run("config", "show", "serve", environment=variables)
     assert shown.code == 0, shown.err
     assert "hunter2" not in shown.out
     assert "http://***@h/" in shown.out
+    assert re.search(r"serve.forward-limit +20.* UPLOAD_KIT_", shown.out)
 
 
 def test_a_server_that_throws_away_cannot_have_workers(shell: Shell) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import socket
+import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -466,6 +467,18 @@ async def test_forwarded_files_are_removed_if_asked(tmp_path: Path) -> None:
     assert len(names_in(target)) == 4
 
 
+async def test_forwards_share_a_limit(tmp_path: Path) -> None:
+    """However many files go on at once, together they take no more than is allowed."""
+    target = tmp_path / "b"
+    async with relay(tmp_path / "a", target.as_uri(), limit=500_000) as api:
+        began = time.monotonic()
+        for name in "abcd":
+            await api.foundation(os.urandom(150_000), name)
+        await until(lambda: target.exists() and names_in(target) == list("abcd"))
+        # A twentieth of a second's worth may go ahead.
+        assert time.monotonic() - began > 0.9 * 600_000 / 500_000
+
+
 def test_outbox_is_shared(tmp_path: Path) -> None:
     """One process has an entry at a time; what is not there is waited for in vain."""
     (tmp_path / "files").mkdir()
@@ -498,6 +511,8 @@ def test_outbox_is_shared(tmp_path: Path) -> None:
 
 def test_what_cannot_be_forwarded_is_told_at_the_start(tmp_path: Path) -> None:
     """An unknown scheme is wrong use; so is forwarding what is thrown away."""
+    with pytest.raises(ConfigurationError, match="limit must be above 0"):
+        onward("file:///x", limit=0)
     with pytest.raises(ConfigurationError, match="null:"):
         ServerConfig(directory="null:", forward=onward("file:///x"))
 

@@ -135,6 +135,11 @@ if TYPE_CHECKING:
     help="Remove a file here once its digest was compared at the destination.",
 )
 @click.option(
+    "--forward-limit",
+    type=RATE,
+    help="Bandwidth over all forwards, such as 10MB/s; each worker has its share.",
+)
+@click.option(
     "--grace",
     type=SECONDS,
     default="5s",
@@ -168,6 +173,7 @@ def make_config(
     forward_token_file: Path | None,
     forward_names: ForwardName,
     forward_remove: bool,
+    forward_limit: float | None,
     **options: Any,
 ) -> ServerConfig:
     """
@@ -185,6 +191,7 @@ def make_config(
             token=None if token is None else Secret(token),
             names=forward_names,
             remove=forward_remove,
+            limit=forward_limit,
         )
     return ServerConfig(
         directory=directory,

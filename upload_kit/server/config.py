@@ -75,6 +75,14 @@ class Forwarding:
     remove: bool = False
     """Remove a received file once its digest was compared at the destination."""
 
+    limit: float | None = None
+    """Bytes a second over all forwards; None for no limit."""
+
+    def __post_init__(self) -> None:
+        """Check the range."""
+        if self.limit is not None:
+            _require_positive("limit", self.limit)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:

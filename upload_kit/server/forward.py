@@ -23,6 +23,7 @@ from upload_kit.server.forward_job import LONGEST, Carrier, ForwardJob
 from upload_kit.server.forward_record import Forward, ForwardState
 from upload_kit.server.receive import run
 from upload_kit.sessions.manager import SessionManager, open_store
+from upload_kit.throttle import BandwidthThrottle
 from upload_kit.uploaders.resumable import ResumableUploader
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Forwarder:
             session_dir=outbox.sessions,
             session_ttl=None,
             keep_sessions=True,
+            throttle=BandwidthThrottle(_share(forwarding.limit, parts.config.workers)),
             # With the ID in its name, what stands there is the same file.
             overwrite=forwarding.names is ForwardName.UNIQUE,
             history=False,
@@ -190,6 +192,11 @@ class Forwarder:
                 waiting = replace(forward, state=ForwardState.WAITING, tries=0)
                 self._outbox.write(upload_id, waiting)
                 hold.close()
+
+
+def _share(limit: float | None, workers: int) -> float | None:
+    """Return what each process may take of a limit: together never more than that."""
+    return None if limit is None else limit / workers
 
 
 def _is_due(forward: Forward, now: float) -> bool:
