@@ -11,7 +11,7 @@ from upload_kit.errors import UploadKitError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from upload_kit.engine import Engine
+    from upload_kit.engine.run import Engine
     from upload_kit.models import UploadResult
 
 logger = logging.getLogger("upload_kit.transfer")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from contextlib import AbstractAsyncContextManager
 
-    from upload_kit.engine import Engine
+    from upload_kit.engine.run import Engine
     from upload_kit.models import UploadProgress, UploadResult
     from upload_kit.progress import Feed
 

@@ -14,17 +14,17 @@ from hypothesis import strategies as st
 from upload_kit.bodies import BufferPool
 from upload_kit.compression import Compressor
 from upload_kit.config import Compression
+from upload_kit.engine.reading import ChunkReader, ReadingOptions
 from upload_kit.errors import SourceChanged
 from upload_kit.models import Receipt
 from upload_kit.planning import Plan
-from upload_kit.reading import ChunkReader, ReadingOptions
 from upload_kit.sources import BytesSource, IteratorSource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from upload_kit.engine.reading import PreparedChunk
     from upload_kit.models import ChunkMetadata
-    from upload_kit.reading import PreparedChunk
     from upload_kit.sources import Source
 
 CHUNK: Final = 100

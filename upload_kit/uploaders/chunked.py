@@ -17,7 +17,7 @@ from upload_kit.config import (
     Secret,
     TransferPolicy,
 )
-from upload_kit.engine import Engine
+from upload_kit.engine.run import Engine
 from upload_kit.errors import ConfigurationError
 from upload_kit.models import Layer
 from upload_kit.progress import Feed
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from upload_kit.engine import UploadRequest
+    from upload_kit.engine.run import UploadRequest
     from upload_kit.events import UploadEvent
     from upload_kit.models import UploadResult
     from upload_kit.sources import Source, SourceLike

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar, Unpack
 
 from upload_kit.batch import run_batch
 from upload_kit.config import DEFAULT_PARALLEL
-from upload_kit.engine import Engine
+from upload_kit.engine.run import Engine
 from upload_kit.errors import ConfigurationError
 from upload_kit.models import Layer
 from upload_kit.progress import Feed, ProgressTracker

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from upload_kit.bodies import BufferPool, ChunkBody
     from upload_kit.config import TransferPolicy
     from upload_kit.destinations.base import RemoteUpload
+    from upload_kit.engine.reading import ChunkReader, PreparedChunk
     from upload_kit.models import ChunkMetadata, Receipt
     from upload_kit.progress import ProgressState
-    from upload_kit.reading import ChunkReader, PreparedChunk
     from upload_kit.sources import Source
     from upload_kit.throttle import BandwidthThrottle
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from upload_kit.compression import Compressor
+from upload_kit.engine.lanes import Lane, LaneContext
+from upload_kit.engine.reading import ChunkReader, ReadingOptions
 from upload_kit.errors import (
     ConfigurationError,
     IntegrityError,
@@ -26,7 +28,6 @@ from upload_kit.errors import (
     UploadKitError,
 )
 from upload_kit.events import EventKind, UploadEvent
-from upload_kit.lanes import Lane, LaneContext
 from upload_kit.logs import about
 from upload_kit.mime import detect_mime_type, type_by_name
 from upload_kit.models import (
@@ -38,7 +39,6 @@ from upload_kit.models import (
 )
 from upload_kit.planning import Plan, plan_chunks
 from upload_kit.progress import Feed, Hub, ProgressState
-from upload_kit.reading import ChunkReader, ReadingOptions
 from upload_kit.retry import RetryState
 from upload_kit.sessions.base import can_go_on
 from upload_kit.sessions.history import HistoryRow

@@ -1,0 +1,1 @@
+"""One upload, step by step; what is in here knows ports only, and no adapter."""
