@@ -70,13 +70,18 @@ class Compressor:
         self._always = wanted is not Compression.AUTO
         self._clock = clock
         self._skip = 0
-        self.bytes_in = 0
-        self.bytes_out = 0
+        self._bytes_in = 0
+        self._bytes_out = 0
 
     @property
     def is_off(self) -> bool:
         """Whether no chunk will ever be compressed."""
         return self._coding is None
+
+    @property
+    def ratio(self) -> float | None:
+        """Bytes out for a byte in; None if nothing was compressed."""
+        return self._bytes_out / self._bytes_in if self._bytes_in else None
 
     async def encode(
         self, view: memoryview, wire_rate: float | None
@@ -100,8 +105,8 @@ class Compressor:
         if len(coded) > len(view) * _WORTHWHILE:
             self._skip = _SKIP_AFTER_FAILURE
             return None
-        self.bytes_in += len(view)
-        self.bytes_out += len(coded)
+        self._bytes_in += len(view)
+        self._bytes_out += len(coded)
         return self._coding, memoryview(coded)
 
     async def _pays(self, view: memoryview, wire_rate: float | None) -> bool:

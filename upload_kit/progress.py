@@ -93,6 +93,7 @@ class ProgressState:
     def __init__(self, transfer_id: str, name: str) -> None:
         self.transfer_id = transfer_id
         self.name = name
+        self.started_at = time.time()
         self.stage = Stage.VALIDATING
         self.status = UploadStatus.PENDING
         self.total: int | None = None
@@ -146,8 +147,10 @@ class ProgressState:
             self._paused_for += time.monotonic() - self._paused_at
             self._paused_at = None
 
-    def stop(self) -> None:
-        """Stop the clock for good."""
+    def end(self, status: UploadStatus) -> None:
+        """Stop the clock for good; the last stage is called like the last status."""
+        self.status = status
+        self.stage = Stage(status.value)
         self._stopped = time.monotonic()
 
     @property

@@ -7,18 +7,21 @@ Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 201
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sys
 import time
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from upload_kit.errors import RemoteError, UploadKitError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from upload_kit.config import RetryPolicy
+
+_T = TypeVar("_T")
 
 
 class RetryState:
@@ -47,12 +50,6 @@ class RetryState:
         # Some errors have a cap of their own; what failed otherwise is not theirs.
         self._kinds: Counter[type[UploadKitError]] = Counter()
         self.failures = 0
-
-    def progressed(self) -> None:
-        """Start counting anew: something moved, so the other side is alive."""
-        self.failures = 0
-        self._first_failure = None
-        self._kinds.clear()
 
     def wait_after(self, error: UploadKitError) -> float:
         """
@@ -93,3 +90,39 @@ class RetryState:
         if error.retry_after > self._policy.max_retry_after:
             raise error
         return error.retry_after + drawn
+
+
+async def retrying(
+    call: Callable[[], Awaitable[_T]],
+    policy: RetryPolicy,
+    *,
+    tell: Callable[[UploadKitError, int, float], None] | None = None,
+    passing: type[UploadKitError] | tuple[()] = (),
+) -> _T:
+    """
+    Call until it works or the policy gives up.
+
+    Args:
+        call: Makes a new try.
+
+        policy: The caps.
+
+        tell: Called before each wait: the error, how many tries have failed, the
+            seconds until the next one.
+
+        passing: What is no reason to try again, whatever it says of itself.
+
+    Raises:
+        UploadKitError: The last try's error.
+    """
+    retry = RetryState(policy)
+    while True:
+        try:
+            return await call()
+        except passing:
+            raise
+        except UploadKitError as error:
+            wait = retry.wait_after(error)
+            if tell is not None:
+                tell(error, retry.failures, wait)
+        await asyncio.sleep(wait)

@@ -12,7 +12,8 @@ from upload_kit.bodies import BufferPool
 from upload_kit.config import TransferPolicy
 from upload_kit.destinations.memory import memory_folder
 from upload_kit.destinations.registry import make_destination
-from upload_kit.engine.run import Engine, Shared, UploadRequest
+from upload_kit.engine.request import Shared, UploadRequest
+from upload_kit.engine.run import Engine
 from upload_kit.sources import make_source
 
 if TYPE_CHECKING:

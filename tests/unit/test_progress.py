@@ -196,8 +196,8 @@ class TestProgressState:
 
     def test_end_stops_the_clock_for_good(self, state: ProgressState) -> None:
         """A result that is looked at tomorrow took as long as it took."""
-        state.stop()
-        state.status = UploadStatus.COMPLETE
+        state.end(UploadStatus.COMPLETE)
+        assert state.snapshot().stage is Stage.COMPLETE
         assert state.snapshot().elapsed == state.elapsed
         assert state.snapshot().rate == 0.0
 

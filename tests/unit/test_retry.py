@@ -103,17 +103,6 @@ def test_time_is_capped_too() -> None:
         retry.wait_after(BUSY)
 
 
-def test_counting_starts_over_after_progress() -> None:
-    """Something moved: tries, time and backoff begin anew."""
-    clock = Clock()
-    retry = state(RetryPolicy(attempts=3, max_elapsed=10.0, base_delay=1.0), clock)
-    for _ in range(5):
-        assert retry.wait_after(BUSY) == 1.0
-        assert retry.wait_after(BUSY) == 2.0
-        clock.now += 100
-        retry.progressed()
-
-
 @pytest.mark.parametrize(
     "error",
     [

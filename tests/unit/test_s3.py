@@ -24,7 +24,7 @@ from upload_kit.config import ConnectionOptions, RetryPolicy, Secret
 from upload_kit.destinations.registry import make_destination
 from upload_kit.destinations.s3_xml import failure, read_xml
 from upload_kit.destinations.wire import Reply
-from upload_kit.engine.run import UploadRequest
+from upload_kit.engine.request import UploadRequest
 from upload_kit.errors import (
     AuthenticationFailed,
     ConfigurationError,

@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.bodies import MAX_PIECE, BufferedBody, StreamedBody
 from upload_kit.errors import IntegrityError, TransferStalled, UploadKitError
-from upload_kit.events import EventKind
 from upload_kit.retry import RetryState
 from upload_kit.units import KIB
 
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from upload_kit.config import TransferPolicy
     from upload_kit.destinations.base import RemoteUpload
     from upload_kit.engine.reading import ChunkReader, PreparedChunk
+    from upload_kit.engine.reporter import Reporter
     from upload_kit.models import ChunkMetadata, Receipt
     from upload_kit.progress import ProgressState
     from upload_kit.sources import Source
@@ -64,14 +64,8 @@ class LaneContext:
     running: asyncio.Event
     """Cleared while the upload is paused."""
 
-    emit: Callable[..., None]
-    """Tells of an event: kind, and the fields that go with it."""
-
-    confirmed: Callable[[ChunkMetadata, Receipt], Awaitable[None]]
-    """Awaited with every chunk that the remote acknowledged, before the next one."""
-
-    causes: Counter[str] = field(default_factory=Counter)
-    """Why chunks were tried again, by class name."""
+    reporter: Reporter
+    """Tells of bytes that moved, and of chunks that are tried again."""
 
     answers: deque[float] = field(default_factory=lambda: deque(maxlen=_ANSWERS_KEPT))
     """Seconds between the last byte of a chunk and its acknowledgement."""
@@ -149,7 +143,7 @@ class LaneFlow:
         self._wire_left -= wire
         self._counted += source
         self._context.state.handed(wire, source)
-        self._context.emit(EventKind.BYTES)
+        self._context.reporter.moved()
         self._allow_next()
 
     def _allow_next(self) -> None:
@@ -200,10 +194,23 @@ class LaneFlow:
 
 
 class Lane:
-    """Sends chunks one after another."""
+    """
+    Sends chunks one after another.
 
-    def __init__(self, context: LaneContext) -> None:
+    Args:
+        context: What it shares with the other lanes.
+
+        confirmed: Awaited with every chunk that the remote acknowledged, before the
+            next one.
+    """
+
+    def __init__(
+        self,
+        context: LaneContext,
+        confirmed: Callable[[ChunkMetadata, Receipt], Awaitable[None]],
+    ) -> None:
         self._context = context
+        self._confirmed = confirmed
         self._flow = LaneFlow(context)
 
     async def run(
@@ -225,7 +232,7 @@ class Lane:
         chunk = prepared.chunk
         if isinstance(body, StreamedBody):
             chunk = replace(chunk, sha256=body.sha256)
-        await self._context.confirmed(chunk, receipt)
+        await self._confirmed(chunk, receipt)
 
     def _body(self, prepared: PreparedChunk) -> BufferedBody | StreamedBody:
         chunk = prepared.chunk
@@ -250,14 +257,8 @@ class Lane:
                 if error.retryable and not context.running.is_set():
                     continue
                 wait = retry.wait_after(error)
-                context.state.retries += 1
-                context.causes[type(error).__name__] += 1
-                context.emit(
-                    EventKind.RETRYING,
-                    chunk=prepared.chunk.index,
-                    attempt=retry.failures,
-                    wait=wait,
-                    error=str(error),
+                context.reporter.retrying(
+                    error, retry.failures, wait, chunk=prepared.chunk.index
                 )
             except BaseException:
                 self._flow.fail()

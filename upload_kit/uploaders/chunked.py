@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from upload_kit.engine.run import UploadRequest
+    from upload_kit.engine.request import UploadRequest
     from upload_kit.events import UploadEvent
     from upload_kit.models import UploadResult
     from upload_kit.sources import Source, SourceLike

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypedDict
 
-from upload_kit.engine.run import UploadRequest
+from upload_kit.engine.request import UploadRequest
 from upload_kit.sources import make_source
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from upload_kit.bodies import BufferPool
 from upload_kit.destinations.registry import make_destination
-from upload_kit.engine.run import Shared
+from upload_kit.engine.request import Shared
 from upload_kit.locations import parse_location
 from upload_kit.sessions.history import History
 from upload_kit.sessions.lease import unbroken

@@ -13,7 +13,7 @@ from upload_kit.config import (
     DEFAULT_SESSION_TTL,
     Compression,
 )
-from upload_kit.engine.run import describe
+from upload_kit.engine.request import describe
 from upload_kit.errors import ConfigurationError, SourceError, UploadKitError
 from upload_kit.models import Layer, UploadSpec
 from upload_kit.planning import Plan, plan_chunks
