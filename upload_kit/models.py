@@ -260,6 +260,9 @@ class UploadSpec(Record):
     via: tuple[str, ...] = ()
     """IDs of the servers that it came through; see `upload_kit.via`."""
 
+    has_session: bool = False
+    """Whether a session remembers its token, so that the token must lead back to it."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UploadProgress(Record):

@@ -161,6 +161,21 @@ async def test_publishing_again_is_harmless(
         await remote.complete([receipt], sha256=sha256)
 
 
+async def test_killed_between_its_two_names(tmp_path: Path) -> None:
+    """A file that must not be replaced has two names for a moment: it is the same."""
+    spec = replace(SPEC, overwrite=False)
+    begun = await destination(tmp_path).open(spec, PLAN)
+    chunk = ChunkMetadata(index=0, start=0, size=len(CONTENT))
+    receipt = await begun.put(chunk, OneBody(CONTENT))
+    (part,) = hidden(tmp_path, "part")
+    (tmp_path / SPEC.name).hardlink_to(part)
+    remote = await destination(tmp_path).reopen(spec, PLAN, begun.token)
+    assert len(await remote.held()) == 1
+    stored = await remote.complete([receipt], sha256=receipt.sha256)
+    assert stored.sha256 == receipt.sha256
+    assert hidden(tmp_path) == []
+
+
 async def test_half_of_a_pair_keeps_the_other_half(tmp_path: Path) -> None:
     """An upload whose bytes still come is kept, however old its journal is."""
     await destination(tmp_path).open(SPEC, PLAN)

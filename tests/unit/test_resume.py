@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.servers.killed import forget_the_end
 from tests.servers.knobs import Fault, KnobServer, Step
 from tests.servers.process import ServerProcess
 from upload_kit import (
+    RemoteRejected,
     RemoteUnavailable,
     ResumableUploader,
     RetryPolicy,
@@ -115,6 +117,12 @@ async def kill(process: asyncio.subprocess.Process) -> None:
         assert await process.wait() == -signal.SIGKILL
 
 
+def written(path: Path) -> tuple[int, int]:
+    """Return what is another number once a file is written anew."""
+    facts = path.stat()
+    return facts.st_ino, facts.st_mtime_ns
+
+
 def prove(result: UploadResult, at_least: int, at_most: int = COUNT) -> None:
     """Make sure that so many chunks were not sent again."""
     assert result.success
@@ -125,6 +133,37 @@ def prove(result: UploadResult, at_least: int, at_most: int = COUNT) -> None:
     assert sizes == [CHUNK] * (COUNT - 1) + [CHUNK - 1]
     assert at_least * CHUNK - 1 <= result.bytes_resumed <= at_most * CHUNK
     assert result.bytes_sent == len(DATA) - result.bytes_resumed
+
+
+@pytest.mark.parametrize("overwrite", [True, False], ids=["replacing", "new"])
+@pytest.mark.parametrize("journal", [False, True], ids=["late", "early"])
+async def test_killed_once_it_was_published(
+    path: Path, tmp_path: Path, *, overwrite: bool, journal: bool
+) -> None:
+    """What stands in the folder is known again: nothing is sent, nothing replaced."""
+    folder, sessions = tmp_path / "store", tmp_path / "sessions"
+    options = {"overwrite": overwrite, "keep_sessions": True}
+    client = uploader(folder.as_uri(), sessions, **options)
+    await client.upload_file(path)
+    (published,) = folder.iterdir()
+    before = written(published)
+    await forget_the_end(sessions)
+    if journal:
+        # Killed a moment earlier.
+        (session,) = await client.sessions()
+        (folder / f".upload_kit-{session.remote_token}.journal").touch()
+    prove(await client.upload_file(path), COUNT)
+    assert list(folder.iterdir()) == [published]
+    assert written(published) == before
+    # Another file of that size is none of ours, and treated like any other.
+    await forget_the_end(sessions)
+    published.write_bytes(DATA[::-1])
+    if overwrite:
+        prove(await client.upload_file(path), 0, 0)
+        return
+    with pytest.raises(RemoteRejected, match="exists already"):
+        await client.upload_file(path)
+    assert published.read_bytes() == DATA[::-1]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from tests.servers.killed import forget_the_end
 from tests.servers.s3_proxy import Fault, S3Proxy
 from tests.shell import Shell
 from upload_kit.bench.peers.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
@@ -594,6 +595,49 @@ async def test_a_lost_answer_to_a_small_file(
     result = await uploader.upload_file(b"words", name="words")
     assert result.verified is Verification.SHA256
     assert await _content(server, f"{prefix}/words") == b"words"
+
+
+async def test_killed_once_a_small_file_was_stored(
+    server: S3Server, prefix: str, tmp_path: Path
+) -> None:
+    """One request is made again, and our own object is no reason to refuse."""
+    path, sessions = tmp_path / "words", tmp_path / "sessions"
+    path.write_bytes(b"words")
+    uploader = _resumable(
+        _url(prefix), overwrite=False, keep_sessions=True, session_dir=sessions
+    )
+    await uploader.upload_file(path)
+    await forget_the_end(sessions)
+    result = await uploader.upload_file(path)
+    assert result.verified in {Verification.SHA256, Verification.CHUNKS}
+    assert await _content(server, f"{prefix}/words") == b"words"
+
+
+# rclone tells nothing of what an object was put together from.
+@pytest.mark.parametrize("server", ["moto", "weed"], indirect=True)
+async def test_killed_once_it_was_stored(
+    server: S3Server, proxy: S3Proxy, prefix: str, tmp_path: Path
+) -> None:
+    """Our own object is known by its parts; another one of that size is not ours."""
+    path, key = tmp_path / "table", f"{prefix}/table"
+    path.write_bytes(_DATA)
+    sessions = tmp_path / "sessions"
+    uploader = _resumable(
+        _url(prefix), overwrite=False, keep_sessions=True, session_dir=sessions
+    )
+    await uploader.upload_file(path)
+    await forget_the_end(sessions)
+    sent = len(proxy.parts())
+    result = await uploader.upload_file(path)
+    assert result.success
+    assert await _content(server, key) == path.read_bytes()
+    assert (result.bytes_sent, len(proxy.parts())) == (0, sent)
+    assert proxy.count("CreateMultipartUpload") == 1
+    await forget_the_end(sessions)
+    await _ask(server, "put_object", Key=key, Body=_DATA[::-1])
+    with pytest.raises(RemoteRejected, match="exists already"):
+        await uploader.upload_file(path)
+    assert await _content(server, key) == _DATA[::-1]
 
 
 def _flip(body: bytes) -> bytes:

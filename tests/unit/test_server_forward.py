@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
+from tests.servers.killed import forget_the_end
 from tests.servers.knobs import Fault, KnobServer, Step
 from tests.servers.process import ServerProcess
 from tests.servers.tus_api import TusApi
@@ -47,6 +48,7 @@ from upload_kit.server.file_locks import HAS_FILE_LOCKS
 from upload_kit.server.forward_record import Forward, ForwardState
 from upload_kit.server.outbox import Outbox
 from upload_kit.sessions.manager import SessionManager, open_store
+from upload_kit.uploaders.resumable import ResumableUploader
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -410,6 +412,36 @@ async def test_killed_once_it_had_arrived(tmp_path: Path, left: str) -> None:
     assert (folder / "files" / upload_id / ".forwarded.json").exists()
     assert await sessions.list(expired=True) == []
     await sessions.aclose()
+
+
+async def test_killed_once_it_stood_in_its_folder(tmp_path: Path) -> None:
+    """Its own file is no reason to refuse it, and is not written anew."""
+    folder, target = tmp_path / "a", tmp_path / "b"
+    async with upload_server(folder) as api:
+        upload_id = (await api.foundation(DATA)).body["session_id"]
+    outbox = await asyncio.to_thread(Outbox, folder, Durability.PAGE_CACHE)
+    carrier = ResumableUploader(
+        target.as_uri(),
+        session_dir=outbox.sessions,
+        keep_sessions=True,
+        overwrite=False,
+        history=False,
+    )
+    result = await carrier.upload_file(folder / "files" / upload_id / "a.bin")
+    await forget_the_end(outbox.sessions)
+    begun = Forward(
+        state=ForwardState.FORWARDING,
+        destination=target.as_uri(),
+        session_id=result.session_id,
+    )
+    await asyncio.to_thread(outbox.write, upload_id, begun)
+    before = (target / "a.bin").stat()
+    async with relay(folder, target.as_uri()) as api:
+        done = await forwarded(api, upload_id, "complete")
+    assert (done["location"], done["verified"]) == (result.location, "sha256")
+    after = (target / "a.bin").stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+    assert names_in(target) == ["a.bin"]
 
 
 @pytest.mark.skipif(not HAS_FILE_LOCKS, reason="several workers need file locks")

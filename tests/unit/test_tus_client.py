@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from tests.servers.killed import forget_the_end
 from tests.servers.tus_scripted import EVERYTHING, Fault, ScriptedTus
 from upload_kit.config import ConnectionOptions, RetryPolicy
 from upload_kit.destinations.registry import make_destination
@@ -151,6 +152,19 @@ async def test_a_small_file_takes_one_request(server: ScriptedTus) -> None:
     await _chunked(server).upload_file(b"hello")
     assert [one.method for one in server.seen] == ["OPTIONS", "POST"]
     assert server.only().data == b"hello"
+
+
+async def test_a_small_file_with_a_session_is_found_again(
+    server: ScriptedTus, tmp_path: Path
+) -> None:
+    """Whoever is killed once it arrived learns that it did: it is not stored twice."""
+    (tmp_path / "a").write_bytes(b"hello")
+    uploader = _resumable(server, keep_sessions=True, session_dir=tmp_path / "s")
+    first = await uploader.upload_file(tmp_path / "a")
+    await forget_the_end(tmp_path / "s")
+    again = await uploader.upload_file(tmp_path / "a")
+    assert (again.location, again.bytes_sent) == (first.location, 0)
+    assert len(server.uploads) == 1
 
 
 @pytest.mark.parametrize("take", [0, 2], ids=["nothing", "a-part"])

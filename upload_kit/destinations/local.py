@@ -14,6 +14,7 @@ import errno
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -117,7 +118,7 @@ class LocalDestination:
         if not _TOKEN.fullmatch(token):
             raise RemoteGone(f"Not a half-done upload in {self._folder}.")
         upload = self._upload(spec, plan, token)
-        await upload.held()
+        await upload.find()
         return upload
 
     def _upload(self, spec: UploadSpec, plan: Plan, token: str) -> LocalUpload:
@@ -139,6 +140,7 @@ class LocalUpload:
         self._spec = spec
         self._plan = plan
         self.token = token
+        self._may_stand = False
         self._part = path.with_name(f".upload_kit-{token}.part")
         self._journal = path.with_name(f".upload_kit-{token}.journal")
 
@@ -150,6 +152,23 @@ class LocalUpload:
     async def create(self) -> None:
         """Make the hidden files."""
         await self._in_time(self._create)
+
+    async def find(self) -> None:
+        """
+        Make sure that the hidden files are there, or a file that they may have become.
+
+        Raises:
+            RemoteGone: Neither is.
+        """
+        self._may_stand = await self._in_time(self._has_its_size)
+        await self.held()
+
+    def _has_its_size(self) -> bool:
+        try:
+            facts = self._path.stat()
+        except FileNotFoundError:
+            return False
+        return stat.S_ISREG(facts.st_mode) and facts.st_size == self._spec.size
 
     async def sweep(self) -> None:
         """Remove what has expired beside it."""
@@ -214,6 +233,8 @@ class LocalUpload:
             lines = self._journal.read_text("ascii", "replace").split("\n")
             present = self._part.stat().st_size
         except FileNotFoundError as error:
+            if self._may_stand:
+                return self._chunks()
             raise self._gone() from error
         except OSError as error:
             raise self._failure(error) from error
@@ -228,6 +249,17 @@ class LocalUpload:
                 if self._plan.chunk(index).start + size <= present:
                     receipts[index] = Receipt(index=index, size=size, sha256=match[3])
         return [receipts[index] for index in sorted(receipts)]
+
+    def _chunks(self) -> list[Receipt]:
+        """
+        Return the chunks of a file that was published before a kill, as it seems.
+
+        They have no digests: only those count that a session remembers, and `complete`
+        compares the whole file. If it is another one, the upload is gone.
+        """
+        return [
+            Receipt(index=chunk.index, size=chunk.size) for chunk in self._plan.chunks()
+        ]
 
     async def put(self, chunk: ChunkMetadata, body: ChunkBody) -> Receipt:
         """Write at the chunk's offset, read back, compare; see `RemoteUpload.put`."""
@@ -272,9 +304,10 @@ class LocalUpload:
         try:
             fd = os.open(self._part, os.O_RDWR)
         except FileNotFoundError as error:
-            if self._stands(receipts, size, sha256):
-                return sha256
-            raise self._gone() from error
+            if not self._stands(receipts, size, sha256):
+                raise self._gone() from error
+            self._settle()
+            return sha256
         try:
             # A try of the last chunk that failed may have left bytes behind the end.
             os.ftruncate(fd, size)
@@ -285,9 +318,13 @@ class LocalUpload:
         finally:
             os.close(fd)
         self._move_into_place()
+        self._settle()
+        return actual
+
+    def _settle(self) -> None:
+        """Have the file's name survive loss of power, and leave nothing beside it."""
         self._journal.unlink(missing_ok=True)
         sync_folder(self._path.parent)
-        return actual
 
     def _stands(
         self, receipts: Sequence[Receipt], size: int, sha256: str | None
@@ -320,11 +357,14 @@ class LocalUpload:
             # A hard link fails where something stands already, a rename would not.
             os.link(self._part, self._path)
         except FileExistsError as error:
-            raise self._exists() from error
+            # A call that was killed right here may have made it the same file.
+            if not self._part.samefile(self._path):
+                raise self._exists() from error
         self._part.unlink()
 
     async def abort(self) -> None:
         """Remove the hidden files; see `RemoteUpload.abort`."""
+        self._may_stand = False
         await self._in_time(self._remove)
 
     def _remove(self) -> None:

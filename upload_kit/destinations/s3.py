@@ -18,6 +18,7 @@ from upload_kit.destinations.s3_bucket import S3Bucket
 from upload_kit.destinations.s3_uploads import (
     MAX_PARTS,
     MultipartUpload,
+    PublishedUpload,
     SinglePut,
     Token,
     read_token,
@@ -137,13 +138,16 @@ class S3Destination:
 
     async def reopen(
         self, spec: UploadSpec, plan: Plan, token: str
-    ) -> SinglePut | MultipartUpload:
-        """Go on with an upload, if the service still knows it."""
+    ) -> SinglePut | MultipartUpload | PublishedUpload:
+        """Go on with an upload, if the service still knows it, or has its object."""
         read = read_token(token, self._key(spec))
         spec = replace(spec, metadata=_readable(spec.metadata))
         if read.upload_id is None:
             return SinglePut(self._bucket, spec, read)
-        parts = await self._bucket.parts(read.key, read.upload_id)
+        try:
+            parts = await self._bucket.parts(read.key, read.upload_id)
+        except RemoteGone:
+            return await PublishedUpload(self._bucket, spec, plan, read).find()
         return MultipartUpload(self._bucket, spec, plan, read, parts=parts, tried=True)
 
     async def clean_up(self, *, older_than: float) -> tuple[str, ...]:

@@ -68,6 +68,9 @@ class Stored:
     sha256: str | None
     """Digest in base64; of the parts' digests where it ends in their number."""
 
+    md5: str | None = None
+    """In hexadecimal, where the ETag is one and may be relied on."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unfinished:
@@ -211,14 +214,18 @@ class S3Bucket:
         """Compare what the service says it stored with what was sent."""
         theirs = reply.headers.get(_SHA256)
         ours = encode_digest(digest)
-        etag = _MD5.fullmatch(reply.headers.get("ETag", ""))
-        if theirs is None and etag is not None and self._is_md5(reply):
-            theirs, ours = etag[1], (await body.digest("md5")).hex()
+        md5 = self._md5_of(reply)
+        if theirs is None and md5 is not None:
+            theirs, ours = md5, (await body.digest("md5")).hex()
         if theirs not in {None, ours}:
             raise IntegrityError(f"S3 stored {what} as {theirs}, we sent {ours}.")
 
-    def _is_md5(self, reply: Reply) -> bool:
-        return self._md5 and not any(name in reply.headers for name in _ENCRYPTED)
+    def _md5_of(self, reply: Reply) -> str | None:
+        """Return the MD5 that an ETag is, unless it is something else."""
+        if not self._md5 or any(name in reply.headers for name in _ENCRYPTED):
+            return None
+        etag = _MD5.fullmatch(reply.headers.get("ETag", ""))
+        return None if etag is None else etag[1]
 
     async def parts(self, key: str, upload_id: str) -> list[Part]:
         """
@@ -294,6 +301,7 @@ class S3Bucket:
             size=int(length) if length.isascii() and length.isdigit() else None,
             etag=reply.headers.get("ETag", ""),
             sha256=reply.headers.get(_SHA256),
+            md5=self._md5_of(reply),
         )
 
     async def unfinished(self, prefix: str) -> list[Unfinished]:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import msgspec
 
@@ -125,17 +125,14 @@ class SinglePut(_Upload):
                 raise
             # An earlier try may have arrived, although its answer did not; aiohttp
             # sends a PUT again by itself when an idle connection breaks.
-            if not await self._is_there(digest):
+            found = await self._found()
+            if found is None or not await _is_same(found, body):
                 raise self._exists() from error
-            sha256 = digest.hex()
+            sha256 = digest.hex() if found.sha256 else None
         self._stored = RemoteObject(
             location=self._location, size=chunk.size, sha256=sha256
         )
         return Receipt(index=chunk.index, size=chunk.size, sha256=digest.hex())
-
-    async def _is_there(self, digest: bytes) -> bool:
-        found = await self._found()
-        return found is not None and found.sha256 == encode_digest(digest)
 
     async def complete(
         self, receipts: Sequence[Receipt], *, sha256: str | None = None
@@ -316,6 +313,73 @@ class MultipartUpload(_Upload):
             except RemoteGone:
                 return
         raise RemoteUnavailable(f"Parts of {self._location} are still there.")
+
+
+class PublishedUpload(_Upload):
+    """
+    What may have been put together before a kill, so that the service forgot its parts.
+
+    Args:
+        bucket: Where it went.
+
+        spec: What it is.
+
+        plan: Its chunks.
+
+        token: With the upload's ID.
+    """
+
+    def __init__(
+        self, bucket: S3Bucket, spec: UploadSpec, plan: Plan, token: Token
+    ) -> None:
+        super().__init__(bucket, spec, token)
+        self._plan = plan
+
+    async def find(self) -> Self:
+        """
+        Make sure that there is an object of its size.
+
+        Raises:
+            RemoteGone: There is none.
+        """
+        found = await self._found()
+        if found is None or found.size != self._spec.size:
+            raise self._gone()
+        return self
+
+    def _gone(self) -> RemoteGone:
+        return RemoteGone(f"The half-done upload to {self._location} is gone.")
+
+    async def held(self) -> Sequence[Receipt]:
+        """Return all chunks; only those count whose digest a session remembers."""
+        return [
+            Receipt(index=chunk.index, size=chunk.size) for chunk in self._plan.chunks()
+        ]
+
+    async def put(self, chunk: ChunkMetadata, body: ChunkBody) -> Receipt:
+        """Refuse: it takes no parts any more."""
+        raise self._gone()
+
+    async def complete(
+        self, receipts: Sequence[Receipt], *, sha256: str | None = None
+    ) -> RemoteObject:
+        """Return the object, if it is made of these very parts."""
+        found = await self._found()
+        if found is None or _has_parts(found, receipts) is not True:
+            raise self._gone()
+        return RemoteObject(location=self._location, size=found.size)
+
+    async def abort(self) -> None:
+        """Do nothing: it is either published or not there."""
+
+
+async def _is_same(found: Stored, body: ChunkBody) -> bool:
+    """Whether an object has these bytes, as far as the service says what it has."""
+    if found.sha256:
+        return found.sha256 == encode_digest(await body.digest("sha256"))
+    if found.md5 is None or found.size != body.size:
+        return False
+    return found.md5 == (await body.digest("md5")).hex()
 
 
 def _decoded(digest: str | None) -> str | None:

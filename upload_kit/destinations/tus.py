@@ -26,7 +26,7 @@ from upload_kit.destinations.tus_fields import (
     read_options,
     read_server,
 )
-from upload_kit.destinations.tus_uploads import ONCE, TusAtOnce, TusParts, TusUpload
+from upload_kit.destinations.tus_uploads import TusAtOnce, TusParts, TusUpload
 from upload_kit.errors import ConfigurationError, RemoteGone
 from upload_kit.planning import Capabilities
 from upload_kit.units import MIB
@@ -116,7 +116,7 @@ class TusDestination:
             return self._parts(
                 server, spec, await self._create_parts(server, spec, plan)
             )
-        if self._fits_one_request(server, spec, plan):
+        if not spec.has_session and self._fits_one_request(server, spec, plan):
             return TusAtOnce(
                 self._collection,
                 spec,
@@ -214,10 +214,8 @@ def _urls(token: str) -> str | list[str]:
     Return the address in a token, or those of all parts.
 
     Raises:
-        RemoteGone: It is no token of ours, or one that leads nowhere any more.
+        RemoteGone: It is no token of ours.
     """
-    if token.startswith(ONCE):
-        raise RemoteGone("The upload was to go in one request, which broke off.")
     in_parts = token.startswith("[")
     try:
         urls = msgspec.json.decode(token, type=list[str]) if in_parts else [token]

@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from upload_kit.models import ChunkMetadata, UploadSpec
     from upload_kit.planning import Plan
 
-ONCE: Final = "once-"
-"""How the token of an upload begins that cannot be found again."""
-
 # Joining parts means that the server copies them: at this rate at least.
 _JOIN_RATE: Final = 50 * MIB
 
@@ -125,7 +122,8 @@ class TusAtOnce:
         self._checksum = checksum
         self._removable = removable
         self._resource: TusResource | None = None
-        self.token = ONCE + secrets.token_hex(16)
+        # It leads nowhere: what a session remembers does not go in this way.
+        self.token = secrets.token_hex(16)
 
     async def held(self) -> Sequence[Receipt]:
         """Return nothing: the address of what was begun before is not known."""

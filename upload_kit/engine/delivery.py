@@ -119,7 +119,7 @@ class Delivery:
             self.sha256 = self.chunks[0].sha256
 
     async def _held(self, remote: RemoteUpload) -> dict[int, Receipt]:
-        """Ask what the remote has, and add the digests that the session remembers."""
+        """Ask what the remote has, and add what the session remembers of it."""
         context = self._context
         receipts = await retrying(
             remote.held, context.policy.retry, tell=context.reporter.retrying

@@ -201,6 +201,7 @@ class Engine:
             self.session_id = checkpoint.session.session_id
             self._chunk_size = checkpoint.session.chunk_size
             plan = replace(plan, chunk_size=self._chunk_size)
+            spec = replace(spec, has_session=True)
             stored, verified = await self._transfer(spec, plan, capabilities)
             checkpoint.arrived(stored, verified)
             return stored, verified

@@ -41,7 +41,8 @@ def trusted(
         sha256 = receipt.sha256 or earlier.sha256
         # What it holds now must be what it acknowledged, or is sent again.
         if sha256 is not None and earlier.sha256 in {None, sha256}:
-            held[receipt.index] = replace(receipt, sha256=sha256)
+            tag = receipt.tag or earlier.tag
+            held[receipt.index] = replace(receipt, sha256=sha256, tag=tag)
     return held
 
 
