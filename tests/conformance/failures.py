@@ -404,7 +404,6 @@ VENUES: Final = (
         name="s3-rclone",
         start=_rclone,
         lie=_lie_of_parts,
-        cannot={Failure.WRONG: "rclone takes each part only once"},
     ),
     Venue(
         name="gemini",

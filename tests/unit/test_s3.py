@@ -644,8 +644,21 @@ def _flip(body: bytes) -> bytes:
     return bytes([body[0] ^ 1]) + body[1:]
 
 
-# rclone refuses to replace a part.
-@pytest.mark.parametrize("server", ["moto", "weed"], indirect=True)
+@pytest.mark.parametrize("server", ["rclone"], indirect=True)
+async def test_a_part_that_cannot_be_replaced_begins_the_upload_anew(
+    server: S3Server, proxy: S3Proxy, prefix: str, tmp_path: Path
+) -> None:
+    """A service that keeps the wrong bytes gets all of them once more."""
+    (tmp_path / "table").write_bytes(_DATA)
+    proxy.faults.append(Fault(operation="UploadPart", body=_flip))
+    uploader = _resumable(_url(prefix), session_dir=tmp_path / "sessions")
+    result = await uploader.upload_file(tmp_path / "table")
+    assert result.success
+    assert proxy.count("CreateMultipartUpload") == 2
+    assert await _content(server, f"{prefix}/table") == _DATA
+    assert await _unfinished(server, prefix) == []
+
+
 @pytest.mark.parametrize(
     ("operation", "size"),
     [("PutObject", 1000), ("UploadPart", len(_DATA))],
@@ -856,8 +869,6 @@ async def test_headers_of_amazon_are_signed(
     assert all(seen.headers["x-trace"] == "1" for seen in proxy.seen)
 
 
-# rclone refuses to replace a part.
-@pytest.mark.parametrize("server", ["moto", "weed"], indirect=True)
 async def test_checksums_can_be_left_out(
     server: S3Server,
     proxy: S3Proxy,

@@ -36,6 +36,7 @@ _TAG: Final = re.compile(r'"?([0-9a-f]{32})"?')
 # Parts that were on their way may arrive after an abort, so it is done again.
 _ABORTS: Final = 4
 _SETTLE: Final = 1.0
+_NOT_IMPLEMENTED: Final = 501
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +184,8 @@ class MultipartUpload(_Upload):
         self._aborted = False
         # Requests with a part that ended without an answer.
         self._loose = 0
+        # Numbers of the parts that the service has, or may have.
+        self._sent: set[int] = set()
 
     async def held(self) -> Sequence[Receipt]:
         """List the parts; see `RemoteUpload.held`."""
@@ -190,6 +193,7 @@ class MultipartUpload(_Upload):
         parts, self._listed = self._listed, None
         if parts is None:
             parts = await self._bucket.parts(self._key, self._id)
+        self._sent.update(part.number for part in parts)
         receipts = (self._receipt(part) for part in parts)
         return [receipt for receipt in receipts if receipt is not None]
 
@@ -216,11 +220,33 @@ class MultipartUpload(_Upload):
         digest = await body.digest("sha256")
         self._listed = None
         self._loose += 1
-        etag = await self._bucket.put_part(self._key, self._id, chunk.index + 1, body)
+        etag = await self._put_part(chunk.index + 1, body)
         self._loose -= 1
         return Receipt(
             index=chunk.index, size=chunk.size, sha256=digest.hex(), tag=etag
         )
+
+    async def _put_part(self, number: int, body: ChunkBody) -> str:
+        """
+        Store a part, and return its ETag.
+
+        Raises:
+            RemoteGone: The service has other bytes for it and keeps those, as rclone
+                does; so nothing can be made of the upload any more.
+        """
+        again = number in self._sent
+        self._sent.add(number)
+        try:
+            return await self._bucket.put_part(self._key, self._id, number, body)
+        except RemoteRejected as error:
+            if error.status != _NOT_IMPLEMENTED or not again:
+                raise
+            await self._bucket.abort(self._key, self._id)
+            raise RemoteGone(
+                f"Part {number} of {self._location} cannot be replaced, so that the"
+                " upload has to begin anew.",
+                status=error.status,
+            ) from error
 
     async def complete(
         self, receipts: Sequence[Receipt], *, sha256: str | None = None
