@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from upload_kit.models import ChunkMetadata
-    from upload_kit.sources import Source
+    from upload_kit.sources.base import Source
 
 MAX_PIECE: Final = MIB
 """Bytes; of larger pieces, Python 3.11's transport copies what it cannot send."""

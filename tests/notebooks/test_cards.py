@@ -26,7 +26,7 @@ from upload_kit.notebook.live import live_html
 
 if TYPE_CHECKING:
     from upload_kit.api.jobs import Job
-    from upload_kit.sources import SourceLike
+    from upload_kit.sources.factory import SourceLike
 
 # What JupyterLab takes away from HTML that it does not trust.
 STRIPPED = re.compile(r"<(?:script|style|svg|link)|role=|aria-|flex|var\(")

@@ -14,7 +14,7 @@ from upload_kit.destinations.memory import memory_folder
 from upload_kit.destinations.registry import make_destination
 from upload_kit.engine.request import Shared, UploadRequest
 from upload_kit.engine.run import Engine
-from upload_kit.sources import make_source
+from upload_kit.sources.factory import make_source
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

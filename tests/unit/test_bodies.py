@@ -17,7 +17,8 @@ from upload_kit.bodies import MAX_PIECE, BufferedBody, BufferPool, StreamedBody
 from upload_kit.errors import ConfigurationError, SourceChanged
 from upload_kit.models import ChunkMetadata
 from upload_kit.planning import Plan
-from upload_kit.sources import BytesSource, FileSource
+from upload_kit.sources.file import FileSource
+from upload_kit.sources.memory import BytesSource
 from upload_kit.units import MIB
 
 if TYPE_CHECKING:

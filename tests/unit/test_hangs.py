@@ -19,7 +19,7 @@ from tests.servers.tcp import TcpServer
 from upload_kit.config import ConnectionOptions
 from upload_kit.destinations.wire import Wire
 from upload_kit.errors import RemoteUnavailable, SourceError
-from upload_kit.sources import FileSource
+from upload_kit.sources.file import FileSource
 from upload_kit.threads import in_thread
 from upload_kit.units import MIB
 from upload_kit.uploaders.chunked import ChunkedUploader

@@ -18,14 +18,15 @@ from upload_kit.engine.reading import ChunkReader, ReadingOptions
 from upload_kit.errors import SourceChanged
 from upload_kit.models import Receipt
 from upload_kit.planning import Plan
-from upload_kit.sources import BytesSource, IteratorSource
+from upload_kit.sources.memory import BytesSource
+from upload_kit.sources.streams import IteratorSource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from upload_kit.engine.reading import PreparedChunk
     from upload_kit.models import ChunkMetadata
-    from upload_kit.sources import Source
+    from upload_kit.sources.base import Source
 
 CHUNK: Final = 100
 DATA: Final = random.Random(11).randbytes(5 * CHUNK + 7)

@@ -37,7 +37,7 @@ from upload_kit.errors import (
 from upload_kit.events import EventKind
 from upload_kit.models import ChunkMetadata, UploadSpec, Verification
 from upload_kit.planning import Plan, plan_chunks
-from upload_kit.sources import FileSource
+from upload_kit.sources.file import FileSource
 from upload_kit.units import GIB, KIB, MIB
 from upload_kit.uploaders.chunked import ChunkedUploader
 from upload_kit.uploaders.parallel import ParallelUploader

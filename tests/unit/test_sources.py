@@ -21,18 +21,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upload_kit.errors import ConfigurationError, SourceChanged, SourceError
-from upload_kit.sources import (
-    FileObjectSource,
-    FileSource,
-    IteratorSource,
-    make_source,
-)
+from upload_kit.sources.factory import make_source
+from upload_kit.sources.file import FileSource
+from upload_kit.sources.streams import FileObjectSource, IteratorSource
 from upload_kit.units import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from upload_kit.sources import Source
+    from upload_kit.sources.base import Source
 
 DATA = random.Random(3).randbytes(2 * MIB + 5)
 
@@ -264,7 +261,7 @@ class TestFileSource:
         path.chmod(0o600)
         script = """
             import asyncio, os, sys
-            from upload_kit.sources import FileSource
+            from upload_kit.sources.file import FileSource
             from upload_kit.errors import SourceError
             if os.geteuid() == 0:
                 os.setgid(65534)

@@ -33,7 +33,7 @@ from upload_kit.errors import (
 )
 from upload_kit.models import ChunkMetadata, UploadSession
 from upload_kit.planning import Plan
-from upload_kit.sources import BytesSource
+from upload_kit.sources.memory import BytesSource
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -14,7 +14,7 @@ from upload_kit.errors import ConfigurationError, SourceError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from upload_kit.sources import SourceLike
+    from upload_kit.sources.factory import SourceLike
 
     SourcesLike: TypeAlias = (
         SourceLike | Iterable[SourceLike] | Mapping[str, SourceLike]

@@ -19,7 +19,7 @@ from upload_kit.config import DEFAULT_PARALLEL
 from upload_kit.errors import ConfigurationError
 from upload_kit.locations import parse_location
 from upload_kit.models import Layer
-from upload_kit.sources import make_source
+from upload_kit.sources.factory import make_source
 from upload_kit.throttle import BandwidthThrottle
 from upload_kit.uploaders.resumable import ResumableUploader
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     )
     from upload_kit.errors import UploadKitError
     from upload_kit.models import UploadResult, UploadSession
-    from upload_kit.sources import SourceLike
+    from upload_kit.sources.factory import SourceLike
     from upload_kit.uploaders.chunked import ChunkedUploader
 
 # Files that are opened and read ahead while as many as allowed are on the wire.

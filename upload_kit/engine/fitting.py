@@ -12,7 +12,7 @@ from upload_kit.units import MIB, format_size
 if TYPE_CHECKING:
     from upload_kit.config import TransferPolicy
     from upload_kit.planning import Capabilities, Plan
-    from upload_kit.sources import Source
+    from upload_kit.sources.base import Source
 
 # Streams that wait for their data and still leave each other memory.
 _STREAMS: Final = 4

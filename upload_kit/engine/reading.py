@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from upload_kit.compression import Compressor
     from upload_kit.models import ChunkMetadata, Receipt
     from upload_kit.planning import Plan
-    from upload_kit.sources import Source
+    from upload_kit.sources.base import Source
 
 
 @dataclass(slots=True, kw_only=True)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from upload_kit.destinations.base import Destination
     from upload_kit.sessions.base import SessionKeeper
     from upload_kit.sessions.history import HistoryRow
-    from upload_kit.sources import Source
+    from upload_kit.sources.base import Source
     from upload_kit.throttle import BandwidthThrottle
 
 

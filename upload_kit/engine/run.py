@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from upload_kit.planning import Capabilities, Plan
     from upload_kit.progress import Feed
     from upload_kit.sessions.base import Checkpoint
-    from upload_kit.sources import Source
+    from upload_kit.sources.base import Source
 
 logger = logging.getLogger("upload_kit.transfer")
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from pandas import DataFrame
 
-    from upload_kit.sources import SourceLike
+    from upload_kit.sources.factory import SourceLike
 
     NotebookSource: TypeAlias = SourceLike | DataFrame | Figure | NDArray[Any]
     NotebookSources: TypeAlias = (

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         Verification,
     )
     from upload_kit.planning import Plan
-    from upload_kit.sources import Source
+    from upload_kit.sources.base import Source
 
 INTERRUPTED: Final = "interrupted"
 """The message of a cancellation that ends an upload for now, such as when its program

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from upload_kit.engine.request import UploadRequest
     from upload_kit.events import UploadEvent
     from upload_kit.models import UploadResult
-    from upload_kit.sources import Source, SourceLike
+    from upload_kit.sources.base import Source
+    from upload_kit.sources.factory import SourceLike
     from upload_kit.uploaders.callbacks import ProgressCallback
     from upload_kit.uploaders.options import FileOptions
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from upload_kit.planning import Plan
     from upload_kit.sessions.base import Checkpoint
     from upload_kit.sessions.manager import SessionManager
-    from upload_kit.sources import Source
+    from upload_kit.sources.base import Source
 
 
 class Keeper:

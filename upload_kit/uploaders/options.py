@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypedDict
 
 from upload_kit.engine.request import UploadRequest
-from upload_kit.sources import make_source
+from upload_kit.sources.factory import make_source
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from upload_kit.config import RetryPolicy, Secret
-    from upload_kit.sources import Source, SourceLike
+    from upload_kit.sources.base import Source
+    from upload_kit.sources.factory import SourceLike
     from upload_kit.uploaders.callbacks import ProgressCallback
 
 

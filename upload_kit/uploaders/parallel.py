@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from upload_kit.config import TransferPolicy
     from upload_kit.events import UploadEvent
     from upload_kit.models import StreamingProgress, UploadProgress, UploadResult
-    from upload_kit.sources import SourceLike
+    from upload_kit.sources.factory import SourceLike
     from upload_kit.uploaders.options import FileOptions, UploaderOptions
 
 # Files that are opened and read ahead while as many as allowed are on the wire.

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from upload_kit.config import TransferPolicy
     from upload_kit.models import UploadResult, UploadSession
     from upload_kit.sessions.manager import CleanupReport
-    from upload_kit.sources import SourceLike
+    from upload_kit.sources.factory import SourceLike
     from upload_kit.transfer import Transfer
     from upload_kit.uploaders.options import FileOptions, UploaderOptions
 

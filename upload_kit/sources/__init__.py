@@ -1,0 +1,1 @@
+"""What can be uploaded, one kind a file, behind the port in `base.py`."""
