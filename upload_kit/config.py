@@ -120,9 +120,6 @@ class TransferPolicy:
     overwrite: bool = True
     """False: refuse when something already stands at the destination."""
 
-    keep_on_failure: bool = False
-    """Leave what arrived at the destination, for a session to go on with."""
-
     always_session: bool = False
     """Make a session of a small file too, though it is sent again sooner than it is
     remembered: the session also tells whether it has arrived."""

@@ -115,7 +115,6 @@ class ResumableUploader(ParallelUploader):
             super().policy(),
             whole_digest=True,
             compression=self._compression,
-            keep_on_failure=True,
             always_session=self._keep_sessions,
         )
 
