@@ -26,8 +26,8 @@ from upload_kit.checksums import format_digest
 from upload_kit.cli.config_files import load_settings
 from upload_kit.cli.main import cli
 from upload_kit.destinations import tus_fields as tus_client
+from upload_kit.destinations.reply import Reply
 from upload_kit.destinations.s3_xml import failure, part_list, read_xml
-from upload_kit.destinations.wire import Reply
 from upload_kit.errors import SessionError, UploadKitError
 from upload_kit.models import ChunkMetadata, Receipt, UploadSession, UploadSpec
 from upload_kit.server import ServerConfig, fields

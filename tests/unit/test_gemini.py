@@ -19,7 +19,8 @@ from upload_kit.bench.peers.gemini_server import GRANULARITY, KEY, GeminiServer
 from upload_kit.config import ConnectionOptions, RetryPolicy, Secret
 from upload_kit.destinations.gemini_api import GeminiApi, decode_sha256
 from upload_kit.destinations.registry import make_destination
-from upload_kit.destinations.wire import Reply, Wire
+from upload_kit.destinations.reply import Reply
+from upload_kit.destinations.wire import Wire
 from upload_kit.errors import (
     AuthenticationFailed,
     ConfigurationError,

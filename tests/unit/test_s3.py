@@ -23,8 +23,8 @@ from tests.shell import Shell
 from upload_kit.bench.peers.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server
 from upload_kit.config import ConnectionOptions, RetryPolicy, Secret
 from upload_kit.destinations.registry import make_destination
+from upload_kit.destinations.reply import Reply
 from upload_kit.destinations.s3_xml import failure, read_xml
-from upload_kit.destinations.wire import Reply
 from upload_kit.engine.request import UploadRequest
 from upload_kit.errors import (
     AuthenticationFailed,

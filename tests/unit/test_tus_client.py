@@ -20,8 +20,8 @@ from tests.servers.killed import forget_the_end
 from tests.servers.tus_scripted import EVERYTHING, Fault, ScriptedTus
 from upload_kit.config import ConnectionOptions, RetryPolicy
 from upload_kit.destinations.registry import make_destination
+from upload_kit.destinations.reply import Reply
 from upload_kit.destinations.tus_fields import format_metadata, read_options, resolve
-from upload_kit.destinations.wire import Reply
 from upload_kit.errors import (
     AuthenticationFailed,
     ConfigurationError,

@@ -20,7 +20,8 @@ from tests.flow import CountingFlow, body_of, chunk_of
 from tests.servers.tcp import TcpServer
 from upload_kit.bodies import StreamedBody
 from upload_kit.config import ConnectionOptions, Secret
-from upload_kit.destinations.wire import Reply, Wire
+from upload_kit.destinations.reply import Reply
+from upload_kit.destinations.wire import Wire
 from upload_kit.errors import (
     AuthenticationFailed,
     ConfigurationError,

@@ -15,7 +15,7 @@ from upload_kit.errors import AuthenticationFailed, RemoteUnavailable
 if TYPE_CHECKING:
     from upload_kit.config import ConnectionOptions
     from upload_kit.destinations.base import Destination, RemoteUpload
-    from upload_kit.destinations.wire import Reply
+    from upload_kit.destinations.reply import Reply
     from upload_kit.locations import Location
     from upload_kit.models import UploadSpec
     from upload_kit.planning import Capabilities, Plan

@@ -29,7 +29,8 @@ from upload_kit.models import Record
 if TYPE_CHECKING:
     from upload_kit.bodies import ChunkBody
     from upload_kit.config import Secret
-    from upload_kit.destinations.wire import Reply, Wire
+    from upload_kit.destinations.reply import Reply
+    from upload_kit.destinations.wire import Wire
     from upload_kit.models import UploadSpec
 
 _VERSION: Final = "v1beta"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from upload_kit.bodies import ChunkBody
     from upload_kit.config import ConnectionOptions
-    from upload_kit.destinations.wire import Reply
+    from upload_kit.destinations.reply import Reply
     from upload_kit.locations import Location
     from upload_kit.models import ChunkMetadata, UploadSpec
     from upload_kit.planning import Plan

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from upload_kit.bodies import ChunkBody
+    from upload_kit.destinations.reply import Reply
     from upload_kit.destinations.s3_access import S3Settings
     from upload_kit.destinations.s3_xml import Node
-    from upload_kit.destinations.wire import Reply, Wire
+    from upload_kit.destinations.wire import Wire
     from upload_kit.models import Receipt
 
 _EMPTY: Final = hashlib.sha256(b"").hexdigest()

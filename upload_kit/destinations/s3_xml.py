@@ -21,7 +21,7 @@ from upload_kit.errors import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from upload_kit.destinations.wire import Reply
+    from upload_kit.destinations.reply import Reply
     from upload_kit.models import Receipt
 
 _NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"

@@ -16,7 +16,7 @@ from upload_kit.locations import redact
 if TYPE_CHECKING:
     from multidict import CIMultiDictProxy
 
-    from upload_kit.destinations.wire import Reply
+    from upload_kit.destinations.reply import Reply
     from upload_kit.models import UploadSpec
 
 VERSION: Final = "1.0.0"

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from upload_kit.bodies import ChunkBody
-    from upload_kit.destinations.wire import Reply, Wire
+    from upload_kit.destinations.reply import Reply
+    from upload_kit.destinations.wire import Wire
     from upload_kit.models import ChunkMetadata
 
 TUS: Final = {"Tus-Resumable": VERSION}

@@ -1,30 +1,24 @@
 """
 HTTP as the adapters use it: one aiohttp session, bodies streamed, errors mapped.
 
-aiohttp's errors become ours here and nowhere else. What a status means is decided here
-for everybody; an adapter that knows better looks at `Reply.status` first.
+aiohttp's errors become ours here and nowhere else.
 """
 
 from __future__ import annotations
 
-import asyncio
-import email.utils
 import logging
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import aiohttp
-import msgspec
 from yarl import URL
 
 import upload_kit
+from upload_kit.destinations.reply import Reply, excerpt
+from upload_kit.destinations.wire_clock import LEAST_RATE, Clock, tracing
 from upload_kit.errors import (
-    AuthenticationFailed,
     ConfigurationError,
-    IntegrityError,
     RemoteError,
-    RemoteGone,
     RemoteRejected,
     RemoteUnavailable,
     UploadKitError,
@@ -34,16 +28,11 @@ from upload_kit.units import KIB, MIB
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
-    from types import SimpleNamespace
-
-    from multidict import CIMultiDictProxy
 
     from upload_kit.bodies import ChunkBody
     from upload_kit.config import ConnectionOptions
 
 logger = logging.getLogger("upload_kit.wire")
-
-T = TypeVar("T")
 
 # A body this small goes out together with its headers, in one piece.
 _SMALL: Final = 64 * KIB
@@ -51,134 +40,6 @@ _SMALL: Final = 64 * KIB
 _MAX_REPLY: Final = 64 * MIB
 # Below what servers and proxies keep idle connections open for (nginx: 75 s, S3: 5 s).
 _KEEP_ALIVE: Final = 4.0
-# Bytes a second, the least at which a request that is no chunk is sent and answered; a
-# chunk's own lane watches how fast that moves.
-_LEAST_RATE: Final = 8 * KIB
-# What comes of a body that is no JSON, that nests too deep, or whose text is no UTF-8.
-_NO_JSON: Final = (msgspec.DecodeError, RecursionError, UnicodeError)
-# Characters of what another side said that are shown in a message.
-_EXCERPT: Final = 200
-
-_RETRYABLE: Final = frozenset({408, 423, 425, 429, 500, 502, 503, 504, 507, 509})
-_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """An answer, read whole."""
-
-    method: str
-    raw_url: str = field(repr=False)
-    status: int
-    headers: CIMultiDictProxy[str]
-    body: bytes
-
-    @property
-    def url(self) -> str:
-        """Where it came from, without secrets."""
-        return redact(self.raw_url)
-
-    def json(self) -> Any:
-        """
-        Return the body as JSON.
-
-        Raises:
-            RemoteRejected: It is no JSON, so this is not the server we took it for.
-        """
-        try:
-            return msgspec.json.decode(self.body)
-        except _NO_JSON as error:
-            raise RemoteRejected(
-                f"{self.method} {self.url} did not answer with JSON.",
-                status=self.status,
-                hint="Check that the URL is that of an upload server.",
-            ) from error
-
-    def read_as(self, record: type[T]) -> T:
-        """
-        Return the body as a record.
-
-        Raises:
-            RemoteRejected: It is none, so this is not the server we took it for.
-        """
-        try:
-            return msgspec.json.decode(self.body, type=record)
-        except (*_NO_JSON, UploadKitError) as error:
-            raise RemoteRejected(
-                f"{self.method} {self.url} did not answer as it should: {error}.",
-                status=self.status,
-                hint="Check that the URL is that of an upload server.",
-            ) from error
-
-    @property
-    def problem(self) -> Mapping[str, Any]:
-        """The problem details (RFC 9457), or nothing."""
-        if "json" not in self.headers.get("Content-Type", ""):
-            return {}
-        try:
-            problem = msgspec.json.decode(self.body)
-        except _NO_JSON:
-            return {}
-        return problem if isinstance(problem, dict) else {}
-
-    def error(self) -> RemoteError | IntegrityError:
-        """Return the error that this status stands for."""
-        problem = self.problem
-        detail = problem.get("detail") or problem.get("title")
-        text = str(detail) if detail else self.body[:_EXCERPT].decode(errors="replace")
-        said = self._moved or _excerpt(text) or "(no explanation)"
-        message = f"{self.method} {self.url} answered {self.status}: {said}"
-        if not message.endswith("."):
-            message += "."
-        hint = _excerpt(str(problem.get("next_step") or "")) or None
-        if self._moved:
-            hint = "Give that URL: redirects are not followed, or tokens would be too."
-        if self.status == 422:
-            return IntegrityError(message, hint=hint)
-        return _class_for(self.status)(
-            message, status=self.status, retry_after=self.retry_after, hint=hint
-        )
-
-    @property
-    def is_redirect(self) -> bool:
-        """Whether it says where to ask instead."""
-        return self.status in _REDIRECTS and "Location" in self.headers
-
-    @property
-    def _moved(self) -> str:
-        if not self.is_redirect:
-            return ""
-        return f"it has moved to {redact(_excerpt(self.headers['Location']))}"
-
-    @property
-    def retry_after(self) -> float | None:
-        """Seconds that the other side asks us to wait."""
-        value = self.headers.get("Retry-After", "").strip()
-        if not value:
-            return None
-        if value.isascii() and value.isdigit():
-            return float(value)
-        try:
-            moment = email.utils.parsedate_to_datetime(value).timestamp()
-        except (ValueError, OverflowError):
-            return None
-        return max(0.0, moment - time.time())
-
-
-def _class_for(status: int) -> type[RemoteError]:
-    if status in {401, 403, 407}:
-        return AuthenticationFailed
-    if status in {404, 410}:
-        return RemoteGone
-    if status in _RETRYABLE:
-        return RemoteUnavailable
-    return RemoteRejected
-
-
-def _excerpt(text: str) -> str:
-    """Return the start of what another side said, as one line that can be shown."""
-    shown = "".join(c if c.isprintable() else " " for c in text[:_EXCERPT])
-    return " ".join(shown.split())
 
 
 class Wire:
@@ -207,7 +68,7 @@ class Wire:
                 ),
                 headers={"User-Agent": f"upload_kit/{upload_kit.__version__}"}
                 | self._credentials(),
-                trace_configs=[_tracing()],
+                trace_configs=[tracing()],
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 read_bufsize=MIB,
@@ -258,7 +119,7 @@ class Wire:
         target = _target(url)
         sender = _Sender(body, skip)
         seconds = response_timeout or self._options.response_timeout
-        clock = _Clock(self._options.connect_timeout, sender.time_for(seconds))
+        clock = Clock(self._options.connect_timeout, sender.time_for(seconds))
         begun = time.perf_counter()
         try:
             async with (
@@ -307,76 +168,6 @@ class Wire:
             await session.close()
 
 
-class _Clock:
-    """
-    Ends a request that takes too long to be connected, sent or answered.
-
-    aiohttp has a limit on the silence between two pieces of an answer, and none on the
-    resolver, on a peer that does not read, or on one that answers a byte at a time.
-
-    Args:
-        connect: Seconds to resolve, connect and shake hands.
-
-        answer: Seconds from then on; None where somebody else watches.
-    """
-
-    def __init__(self, connect: float, answer: float | None) -> None:
-        self._connect = connect
-        self._answer = answer
-        self._is_connecting = False
-        self._timeout = asyncio.timeout(None)
-
-    def running(self) -> asyncio.Timeout:
-        """Return the context that ends with a TimeoutError."""
-        return self._timeout
-
-    def connecting(self) -> None:
-        """Say that a connection is being made; waiting for others has no limit."""
-        self._is_connecting = True
-        self._allow(self._connect)
-
-    def connected(self) -> None:
-        """Say that there is a connection."""
-        self._is_connecting = False
-        self._allow(self._answer)
-
-    def received(self, size: int) -> None:
-        """Give an answer of this size more time, for its next piece."""
-        until = self._timeout.when()
-        if until is not None and not self._timeout.expired():
-            self._timeout.reschedule(until + size / _LEAST_RATE)
-
-    def failure(self, url: str) -> RemoteUnavailable | None:
-        """Return the error of a connection that took too long."""
-        if not (self._is_connecting and self._timeout.expired()):
-            return None
-        return RemoteUnavailable(
-            f"Cannot connect to {url}: not within {self._connect:g} s.",
-            hint="Does the name resolve, and does a firewall let this through?",
-        )
-
-    def _allow(self, seconds: float | None) -> None:
-        if not self._timeout.expired():
-            loop = asyncio.get_running_loop()
-            self._timeout.reschedule(None if seconds is None else loop.time() + seconds)
-
-
-def _tracing() -> aiohttp.TraceConfig:
-    """Have aiohttp tell the clock of each request where it stands."""
-
-    async def connecting(_: object, context: SimpleNamespace, __: object) -> None:
-        context.trace_request_ctx.connecting()
-
-    async def connected(_: object, context: SimpleNamespace, __: object) -> None:
-        context.trace_request_ctx.connected()
-
-    tracing = aiohttp.TraceConfig()
-    tracing.on_connection_create_start.append(connecting)
-    tracing.on_connection_create_end.append(connected)
-    tracing.on_connection_reuseconn.append(connected)
-    return tracing
-
-
 class _Sender:
     """A request's body for aiohttp, which hides what the body itself raises."""
 
@@ -400,7 +191,7 @@ class _Sender:
     def time_for(self, answer: float) -> float | None:
         """Return the seconds to send it in and hear an answer; None for a chunk."""
         if self._body is None or isinstance(self._body, bytes):
-            return answer + len(self._body or b"") / _LEAST_RATE
+            return answer + len(self._body or b"") / LEAST_RATE
         return None
 
     async def data(self) -> AsyncIterator[memoryview] | memoryview | bytes | None:
@@ -431,7 +222,7 @@ def _target(url: str) -> URL:
         raise ConfigurationError(f"Not a URL: {redact(url)}.") from error
 
 
-async def _read(response: aiohttp.ClientResponse, url: str, clock: _Clock) -> bytes:
+async def _read(response: aiohttp.ClientResponse, url: str, clock: Clock) -> bytes:
     content = bytearray()
     async for piece in response.content.iter_any():
         clock.received(len(piece))
@@ -455,7 +246,7 @@ def _translate(error: Exception, method: str, url: str) -> UploadKitError:
         return ConfigurationError(f"{method} {url} cannot be sent: {error}.")
     # The text of a ClientResponseError has the whole URL in it.
     said = error.message if isinstance(error, aiohttp.ClientResponseError) else error
-    reason = _excerpt(str(said)) or type(error).__name__
+    reason = excerpt(str(said)) or type(error).__name__
     return RemoteUnavailable(f"{method} {url} broke off: {reason}.")
 
 
