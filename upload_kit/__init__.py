@@ -66,7 +66,7 @@ if TYPE_CHECKING:
     )
     from upload_kit.notebook.magics import load_ipython_extension
     from upload_kit.notebook.nested import allow_nested
-    from upload_kit.progress import ProgressTracker
+    from upload_kit.progress.tracker import ProgressTracker
     from upload_kit.sessions.manager import SessionManager
     from upload_kit.throttle import BandwidthThrottle
     from upload_kit.transfer import Transfer
@@ -128,7 +128,7 @@ _MODULES: Final = {
     ),
     "notebook.magics": ("load_ipython_extension",),
     "notebook.nested": ("allow_nested",),
-    "progress": ("ProgressTracker",),
+    "progress.tracker": ("ProgressTracker",),
     "sessions.manager": ("SessionManager",),
     "throttle": ("BandwidthThrottle",),
     "transfer": ("Transfer",),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from upload_kit.engine.run import Engine
     from upload_kit.models import UploadProgress, UploadResult
-    from upload_kit.progress import Feed
+    from upload_kit.progress.feeds import Feed
 
 logger = logging.getLogger("upload_kit.transfer")
 

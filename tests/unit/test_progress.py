@@ -14,15 +14,10 @@ from hypothesis import strategies as st
 
 from upload_kit.events import EventKind, UploadEvent
 from upload_kit.models import Stage, UploadProgress, UploadStatus
-from upload_kit.progress import (
-    Feed,
-    Hub,
-    ProgressState,
-    ProgressTracker,
-    RateMeter,
-    estimate_time_left,
-    sum_progress,
-)
+from upload_kit.progress.feeds import Feed, Hub
+from upload_kit.progress.rates import RateMeter, estimate_time_left
+from upload_kit.progress.state import ProgressState
+from upload_kit.progress.tracker import ProgressTracker, sum_progress
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

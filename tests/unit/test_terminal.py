@@ -26,7 +26,7 @@ from upload_kit.models import (
     UploadStatus,
     Verification,
 )
-from upload_kit.progress import Feed
+from upload_kit.progress.feeds import Feed
 from upload_kit.terminal import Silent, follow, make_display
 from upload_kit.terminal.bars import Bars, fit
 from upload_kit.terminal.lines import JsonLines, PlainLines

@@ -19,7 +19,8 @@ from upload_kit.api.samples import Recording
 from upload_kit.bridge import bridge, wait
 from upload_kit.errors import UploadCancelled, UploadKitError
 from upload_kit.frames import make_frame
-from upload_kit.progress import Hub, sum_progress
+from upload_kit.progress.feeds import Hub
+from upload_kit.progress.tracker import sum_progress
 from upload_kit.units import format_rate, format_size
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from upload_kit.api.items import Item
     from upload_kit.events import UploadEvent
     from upload_kit.models import UploadProgress, UploadResult
-    from upload_kit.progress import Feed
+    from upload_kit.progress.feeds import Feed
     from upload_kit.transfer import Transfer
 
 R_co = TypeVar("R_co", covariant=True)

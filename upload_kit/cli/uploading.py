@@ -22,7 +22,7 @@ from upload_kit.cli.running import (
     show_traceback,
 )
 from upload_kit.errors import UploadCancelled, UploadKitError
-from upload_kit.progress import Feed
+from upload_kit.progress.feeds import Feed
 from upload_kit.terminal import follow, make_display, printable
 from upload_kit.terminal.words import count_files
 from upload_kit.units import format_duration, format_rate, format_size

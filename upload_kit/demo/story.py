@@ -13,7 +13,7 @@ import click
 from upload_kit.demo.process import DemoFailed, UploadProcess
 from upload_kit.demo.proof import digest_file, find_stored
 from upload_kit.models import Layer
-from upload_kit.progress import Feed
+from upload_kit.progress.feeds import Feed
 from upload_kit.sessions.history import History
 from upload_kit.sessions.manager import SessionManager, open_store
 from upload_kit.terminal import (

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from upload_kit.engine.reading import ChunkReader, PreparedChunk
     from upload_kit.engine.reporter import Reporter
     from upload_kit.models import ChunkMetadata, Receipt
-    from upload_kit.progress import ProgressState
+    from upload_kit.progress.state import ProgressState
     from upload_kit.sources.base import Source
     from upload_kit.throttle import BandwidthThrottle
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from upload_kit.engine.delivery import Delivery
     from upload_kit.engine.lanes import LaneContext
     from upload_kit.models import RemoteObject
-    from upload_kit.progress import ProgressState
+    from upload_kit.progress.state import ProgressState
 
 
 def make_result(

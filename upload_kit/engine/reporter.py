@@ -8,14 +8,14 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.events import EventKind, UploadEvent
-from upload_kit.progress import Feed, Hub
+from upload_kit.progress.feeds import Feed, Hub
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from upload_kit.errors import UploadKitError
     from upload_kit.models import Stage, UploadResult
-    from upload_kit.progress import ProgressState
+    from upload_kit.progress.state import ProgressState
 
 logger = logging.getLogger("upload_kit.transfer")
 

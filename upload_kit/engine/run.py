@@ -29,7 +29,7 @@ from upload_kit.errors import (
 from upload_kit.events import EventKind
 from upload_kit.logs import about
 from upload_kit.models import Stage, UploadStatus, Verification
-from upload_kit.progress import ProgressState
+from upload_kit.progress.state import ProgressState
 from upload_kit.retry import retrying
 from upload_kit.sessions.base import can_go_on
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from upload_kit.events import UploadEvent
     from upload_kit.models import RemoteObject, UploadResult, UploadSpec
     from upload_kit.planning import Capabilities, Plan
-    from upload_kit.progress import Feed
+    from upload_kit.progress.feeds import Feed
     from upload_kit.sessions.base import Checkpoint
     from upload_kit.sources.base import Source
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
     from upload_kit.events import UploadEvent
-    from upload_kit.progress import Feed
+    from upload_kit.progress.feeds import Feed
 
 # Seconds without events after which a display may say that nothing moves.
 _QUIET: Final = 1.0

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from upload_kit.events import EventKind
 from upload_kit.models import Stage, UploadProgress, UploadStatus
-from upload_kit.progress import RateMeter, estimate_time_left
+from upload_kit.progress.rates import RateMeter, estimate_time_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable

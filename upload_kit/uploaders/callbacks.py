@@ -15,7 +15,7 @@ from upload_kit.threads import in_thread
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from upload_kit.progress import Feed
+    from upload_kit.progress.feeds import Feed
 
 ProgressCallback = Callable[[UploadProgress], object]
 """

@@ -20,7 +20,7 @@ from upload_kit.config import (
 from upload_kit.engine.run import Engine
 from upload_kit.errors import ConfigurationError
 from upload_kit.models import Layer
-from upload_kit.progress import Feed
+from upload_kit.progress.feeds import Feed
 from upload_kit.transfer import Transfer
 from upload_kit.uploaders.callbacks import calling
 from upload_kit.uploaders.options import read_options

@@ -13,7 +13,8 @@ from upload_kit.config import DEFAULT_PARALLEL
 from upload_kit.engine.run import Engine
 from upload_kit.errors import ConfigurationError
 from upload_kit.models import Layer
-from upload_kit.progress import Feed, ProgressTracker
+from upload_kit.progress.feeds import Feed
+from upload_kit.progress.tracker import ProgressTracker
 from upload_kit.uploaders.chunked import ChunkedUploader
 from upload_kit.uploaders.options import read_options
 

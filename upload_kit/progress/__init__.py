@@ -1,0 +1,1 @@
+"""From what happens in an upload to what readers see of it."""
