@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 
 from upload_kit.batch import run_batch
-from upload_kit.bodies import BufferPool
+from upload_kit.buffers import BufferPool
 from upload_kit.config import TransferPolicy
 from upload_kit.destinations.memory import memory_folder
 from upload_kit.destinations.registry import make_destination

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.flow import CountingFlow, body_of, chunk_of
-from upload_kit.bodies import MAX_PIECE, BufferedBody, BufferPool, StreamedBody
+from upload_kit.bodies import MAX_PIECE, BufferedBody, StreamedBody
+from upload_kit.buffers import BufferPool
 from upload_kit.errors import ConfigurationError, SourceChanged
 from upload_kit.models import ChunkMetadata
 from upload_kit.planning import Plan
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from upload_kit.bodies import Buffer, ChunkBody
+    from upload_kit.bodies import ChunkBody
+    from upload_kit.buffers import Buffer
 
 DATA = random.Random(1).randbytes(3 * MIB + 17)
 WHOLE = Plan(size=len(DATA), chunk_size=len(DATA))

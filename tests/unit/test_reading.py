@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from upload_kit.bodies import BufferPool
+from upload_kit.buffers import BufferPool
 from upload_kit.compression import Compressor
 from upload_kit.config import Compression
 from upload_kit.engine.reading import ChunkReader, ReadingOptions

@@ -22,7 +22,8 @@ from upload_kit.units import KIB
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from upload_kit.bodies import BufferPool, ChunkBody
+    from upload_kit.bodies import ChunkBody
+    from upload_kit.buffers import BufferPool
     from upload_kit.config import TransferPolicy
     from upload_kit.destinations.base import RemoteUpload
     from upload_kit.engine.reading import ChunkReader, PreparedChunk

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from hashlib import _Hash as Hash
 
-    from upload_kit.bodies import Buffer, BufferPool
+    from upload_kit.buffers import Buffer, BufferPool
     from upload_kit.compression import Compressor
     from upload_kit.models import ChunkMetadata, Receipt
     from upload_kit.planning import Plan

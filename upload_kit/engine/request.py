@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from upload_kit.bodies import BufferPool
+    from upload_kit.buffers import BufferPool
     from upload_kit.config import TransferPolicy
     from upload_kit.destinations.base import Destination
     from upload_kit.sessions.base import SessionKeeper

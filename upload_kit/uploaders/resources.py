@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from upload_kit.bodies import BufferPool
+from upload_kit.buffers import BufferPool
 from upload_kit.destinations.registry import make_destination
 from upload_kit.engine.request import Shared
 from upload_kit.locations import parse_location
