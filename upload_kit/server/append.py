@@ -6,27 +6,24 @@ import hashlib
 import time
 import zlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from upload_kit.server.body import too_large
+from upload_kit.server.hashing import hashed_beside
 from upload_kit.server.problems import ProblemType, UploadProblem
 from upload_kit.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Executor
 
+    from upload_kit.server.hashing import Digest
     from upload_kit.server.ledger import Ledger
     from upload_kit.server.storage import StoredUpload
 
 # What is lost at most when the server is killed in the middle of a long request.
 _SETTLE_BYTES: Final = 64 * MIB
 _SETTLE_SECONDS: Final = 1.0
-
-
-class _Digest(Protocol):
-    def update(self, data: bytes, /) -> None: ...
-
-    def digest(self) -> bytes: ...
 
 
 class Crc32:
@@ -44,7 +41,7 @@ class Crc32:
         return self._value.to_bytes(4, "big")
 
 
-CHECKSUMS: Final[dict[str, Callable[[], _Digest]]] = {
+CHECKSUMS: Final[dict[str, Callable[[], Digest]]] = {
     "sha1": lambda: hashlib.sha1(usedforsecurity=False),
     "sha256": hashlib.sha256,
     "crc32": Crc32,
@@ -81,6 +78,8 @@ class AppendSink:
         checksum: What they have to be.
 
         ledger: Counts them; None where they were counted before.
+
+        pool: Threads, of which one hashes while another one writes.
     """
 
     def __init__(
@@ -91,6 +90,7 @@ class AppendSink:
         room: int | None,
         checksum: Checksum | None,
         ledger: Ledger | None,
+        pool: Executor,
     ) -> None:
         self._upload = upload
         self._start = self._kept = self._end = start
@@ -98,6 +98,7 @@ class AppendSink:
         self._checksum = checksum
         self._digest = CHECKSUMS[checksum.algorithm]() if checksum else None
         self._ledger = ledger
+        self._pool = pool
         self._reserved = 0
         self._settled_at = time.monotonic()
 
@@ -136,10 +137,11 @@ class AppendSink:
         if self._ledger is not None:
             self._ledger.reserve(size)
             self._reserved += size
-        if self._digest is not None:
-            for piece in pieces:
-                self._digest.update(piece)
-        self._upload.write(self._end, pieces)
+        if self._digest is None:
+            self._upload.write(self._end, pieces)
+        else:
+            with hashed_beside(self._pool, self._digest, pieces):
+                self._upload.write(self._end, pieces)
         self._end += size
 
     def _check(self) -> None:

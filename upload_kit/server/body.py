@@ -74,8 +74,8 @@ class MemoryBudget:
 
     @property
     def batch_size(self) -> int:
-        """Bytes that one body may collect: it holds two batches, and the buffer."""
-        share = self._size // (3 * max(1, self._bodies))
+        """Bytes that one body may collect: it holds three batches, and the buffer."""
+        share = self._size // (4 * max(1, self._bodies))
         return max(_MIN_BATCH, min(self._most, share))
 
 

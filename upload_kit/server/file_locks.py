@@ -75,15 +75,23 @@ class _FileLock:
     """One lock on one chunk, or on all of them; its methods are called in threads."""
 
     def __init__(self, path: str, index: int | None) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._fd = os.open(path, flags, 0o600)
+        self._path = path
+        self._fd = -1
         self._range = (0, 0) if index is None else (index, 1)
         self._wish = _WISHES if index is None else _WISHES + 1 + index
         self._seen = b""
         self._guard = threading.Lock()
 
     def acquire(self) -> bool:
-        """Try to have it; if it is held, say that it is wanted."""
+        """
+        Try to have it; if it is held, say that it is wanted.
+
+        Raises:
+            FileNotFoundError: There is no folder to hold anything in.
+        """
+        if self._fd < 0:
+            flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._fd = os.open(self._path, flags, 0o600)
         if try_lock(self._fd, *self._range):
             self._seen = self._wishes()
             return True
@@ -99,8 +107,9 @@ class _FileLock:
     def close(self) -> None:
         """Let go of it."""
         with self._guard:
-            os.close(self._fd)
-            self._fd = -1
+            fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _wishes(self) -> bytes:
         whole = os.pread(self._fd, 1, _WISHES) or b"\0"
@@ -140,10 +149,7 @@ class FileLocker:
             UploadMoved: There is no folder to hold anything in.
         """
         async with self._local.hold(name, index, evict):
-            try:
-                lock = await run(self._pool, _FileLock, self._path_of(name), index)
-            except FileNotFoundError:
-                raise UploadMoved from None
+            lock = _FileLock(self._path_of(name), index)
             try:
                 await self._acquire(lock)
                 self._held[lock] = evict
@@ -155,8 +161,11 @@ class FileLocker:
                 lock.close()
 
     async def _acquire(self, lock: _FileLock) -> None:
-        if await run(self._pool, lock.acquire):
-            return
+        try:
+            if await run(self._pool, lock.acquire):
+                return
+        except FileNotFoundError:
+            raise UploadMoved from None
         wait = _FIRST_WAIT
         try:
             async with asyncio.timeout(self._timeout):

@@ -196,6 +196,7 @@ class GrowingCore(UploadCore):
                 room=room,
                 checksum=checksum,
                 ledger=self._parts.ledger if upload.info.size is None else None,
+                pool=self._pool,
             )
             await self._take_all(upload, sink, body, counter)
             await self._finish_if_whole(upload)
