@@ -548,9 +548,13 @@ def test_what_cannot_be_forwarded_is_told_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="null:"):
         ServerConfig(directory="null:", forward=onward("file:///x"))
 
-    async def start() -> None:
-        async with relay(tmp_path, "nothing://host/"):
+    async def start(url: str) -> None:
+        async with relay(tmp_path / "a", url):
             pass
 
     with pytest.raises(ConfigurationError, match="nothing"):
-        asyncio.run(start())
+        asyncio.run(start("nothing://host/"))
+    # A file would be forwarded onto itself, and then perhaps removed.
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "files")
+    with pytest.raises(ConfigurationError, match="own folder"):
+        asyncio.run(start((tmp_path / "link").as_uri()))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from aiohttp import web
 
 from upload_kit.errors import ConfigurationError
+from upload_kit.locations import parse_location
 from upload_kit.server.activity import Activities
 from upload_kit.server.auth import Tokens
 from upload_kit.server.body import Bodies
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator
 
+    from upload_kit.config import Secret
     from upload_kit.server.config import ServerConfig
     from upload_kit.server.locks import Locker
     from upload_kit.server.storage import Storage
@@ -309,12 +311,26 @@ def _open_folder(config: ServerConfig) -> FolderStorage:
 def _open_outbox(config: ServerConfig) -> Outbox | None:
     if config.forward is None:
         return None
+    if _is_below(config.forward.url, Path(config.directory)):
+        raise ConfigurationError(
+            "Files cannot be forwarded into the server's own folder"
+            f" {config.directory}.",
+            hint="One of them could take another one's place: name another folder.",
+        )
     try:
         return Outbox(Path(config.directory), config.durability)
     except OSError as error:
         raise ConfigurationError(
             f"Cannot forward from {config.directory}: {error.strerror}."
         ) from error
+
+
+def _is_below(url: Secret, directory: Path) -> bool:
+    """Return whether a URL leads into a folder of this machine."""
+    location = parse_location(url.reveal())
+    if location.scheme != "file":
+        return False
+    return Path(location.path).resolve().is_relative_to(directory.resolve())
 
 
 async def _listen(
