@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from upload_kit.models import Record, StreamingProgress, UploadProgress, UploadResult
+from upload_kit.models import StreamingProgress, UploadProgress, UploadResult
+from upload_kit.records import Record
 
 
 class EventKind(StrEnum):

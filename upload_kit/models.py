@@ -1,5 +1,5 @@
 """
-The records that users and stores hold: frozen, keyword-only, JSON and back.
+The records that users and stores hold: frozen, keyword-only.
 
 Sizes are bytes, times are seconds since the epoch, durations are seconds, indexes
 start at 0, ranges are `[start, end)`. Digests are lower-case hexadecimal SHA-256.
@@ -7,16 +7,14 @@ start at 0, ranges are `[start, end)`. Digests are lower-case hexadecimal SHA-25
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Self
-
-import msgspec
+from typing import TYPE_CHECKING, Any, Final
 
 from upload_kit.errors import ConfigurationError, UploadCancelled
 from upload_kit.frames import make_frame
+from upload_kit.records import Record
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -84,66 +82,6 @@ class Verification(StrEnum):
 
     NONE = "none"
     """The remote says nothing that could be compared."""
-
-
-class Record:
-    """What all records share: JSON and back, without loss."""
-
-    __slots__ = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON types, a key a field."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        return plain
-
-    def to_json(self) -> str:
-        """
-        Return one line of JSON.
-
-        A file name that is no UTF-8 (lone surrogates in Python) is kept, as escapes.
-        """
-        try:
-            return msgspec.json.encode(self).decode()
-        except UnicodeEncodeError:
-            return json.dumps(msgspec.to_builtins(self), separators=(",", ":"))
-
-    @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> Self:
-        """
-        Build the record from plain JSON types, checking every field.
-
-        Raises:
-            ConfigurationError: A field is missing, of another type or out of range.
-        """
-        try:
-            return msgspec.convert(plain, cls)
-        except msgspec.ValidationError as error:
-            raise ConfigurationError(f"Not a {cls.__name__}: {error}.") from error
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """
-        Build the record from JSON, checking every field.
-
-        Raises:
-            ConfigurationError: It is no JSON, or no such record.
-        """
-        try:
-            return msgspec.json.decode(text, type=cls)
-        except msgspec.ValidationError as error:
-            raise ConfigurationError(f"Not a {cls.__name__}: {error}.") from error
-        except msgspec.DecodeError:
-            # It may only be that msgspec refuses lone surrogates.
-            return cls.from_dict(cls._parse(text))
-        except (RecursionError, UnicodeError) as error:
-            raise ConfigurationError(f"Not a {cls.__name__}: {error}.") from error
-
-    @classmethod
-    def _parse(cls, text: str | bytes) -> Any:
-        try:
-            return json.loads(text)
-        except (RecursionError, ValueError) as error:
-            raise ConfigurationError(f"Not a {cls.__name__}: {error}.") from error
 
 
 def _check_part(index: int, size: int, sha256: str | None) -> None:

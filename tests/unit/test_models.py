@@ -17,7 +17,6 @@ from upload_kit.models import (
     FileUploadTask,
     Layer,
     Receipt,
-    Record,
     RemoteObject,
     SourceIdentity,
     Stage,
@@ -29,6 +28,9 @@ from upload_kit.models import (
     UploadStatus,
     Verification,
 )
+
+if typing.TYPE_CHECKING:
+    from upload_kit.records import Record
 
 RECORDS: Final[list[type[Record]]] = [
     ChunkMetadata,

@@ -9,7 +9,8 @@ from typing import Final
 
 from upload_kit.config import DEFAULT_CHUNK_SIZE
 from upload_kit.errors import ConfigurationError
-from upload_kit.models import Layer, Record
+from upload_kit.models import Layer
+from upload_kit.records import Record
 from upload_kit.units import (
     GIB,
     KIB,

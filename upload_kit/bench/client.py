@@ -15,7 +15,8 @@ from pathlib import Path
 
 from upload_kit.bench.cases import Case
 from upload_kit.bench.memory import peak_memory
-from upload_kit.models import Layer, Record, UploadResult
+from upload_kit.models import Layer, UploadResult
+from upload_kit.records import Record
 from upload_kit.uploaders.chunked import ChunkedUploader
 from upload_kit.uploaders.parallel import ParallelUploader
 from upload_kit.uploaders.resumable import ResumableUploader

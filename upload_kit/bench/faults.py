@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from upload_kit.errors import ConfigurationError
-from upload_kit.models import Record
+from upload_kit.records import Record
 from upload_kit.units import MIB
 
 # A random fault on the way back strikes within the head of a short reply.

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 from upload_kit.bench.faults import Direction, Fault, FaultKind, FaultPlan
 from upload_kit.bench.faults_busy import answer_busy
 from upload_kit.bench.flows import Counters, Cut, Flow, Line, Shape
-from upload_kit.models import Record
+from upload_kit.records import Record
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Self
 from upload_kit.bench.faults import FaultPlan
 from upload_kit.bench.link import LinkStats, ShapedLink
 from upload_kit.errors import UploadKitError
-from upload_kit.models import Record
+from upload_kit.records import Record
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -22,7 +22,7 @@ from upload_kit.bench.link_process import start_link_process
 from upload_kit.bench.raw import raw_socket_rate
 from upload_kit.bench.workplace import Workplace
 from upload_kit.errors import UploadKitError
-from upload_kit.models import Record
+from upload_kit.records import Record
 from upload_kit.server.child import ServerProcess
 from upload_kit.units import GIB, MIB
 

@@ -24,7 +24,7 @@ from upload_kit.errors import (
     RemoteRejected,
     RemoteUnavailable,
 )
-from upload_kit.models import Record
+from upload_kit.records import Record
 
 if TYPE_CHECKING:
     from upload_kit.bodies import ChunkBody

@@ -20,7 +20,8 @@ from upload_kit.errors import (
     RemoteRejected,
     RemoteUnavailable,
 )
-from upload_kit.models import Receipt, Record, RemoteObject
+from upload_kit.models import Receipt, RemoteObject
+from upload_kit.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

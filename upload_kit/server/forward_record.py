@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from upload_kit.models import Record, Verification
+from upload_kit.models import Verification
+from upload_kit.records import Record
 
 
 class ForwardState(StrEnum):

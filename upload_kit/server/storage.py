@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from upload_kit.models import ChunkMetadata, Record
+from upload_kit.models import ChunkMetadata
+from upload_kit.records import Record
 from upload_kit.server.problems import ProblemType, UploadProblem
 
 if TYPE_CHECKING:

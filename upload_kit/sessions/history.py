@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from upload_kit.errors import ConfigurationError, SessionCorrupt, SessionError
-from upload_kit.models import Layer, Record, UploadStatus, Verification
+from upload_kit.models import Layer, UploadStatus, Verification
+from upload_kit.records import Record
 from upload_kit.sessions.database import Database
 from upload_kit.sessions.history_table import MIGRATIONS, insert_rows, select_columns
 from upload_kit.sessions.records import logger

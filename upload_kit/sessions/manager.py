@@ -17,7 +17,8 @@ from upload_kit.errors import (
     SessionExpired,
     SessionNotFound,
 )
-from upload_kit.models import Record, UploadSession, UploadStatus
+from upload_kit.models import UploadSession, UploadStatus
+from upload_kit.records import Record
 from upload_kit.sessions.lease import LeaseTerms, SessionLease, unbroken
 from upload_kit.sessions.owners import is_expired, refuse_if_held
 from upload_kit.sessions.places import default_session_dir, open_store

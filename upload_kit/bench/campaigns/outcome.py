@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from upload_kit.models import Record
+from upload_kit.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from upload_kit.bench.notebook.kernel import MeasuredKernel
 from upload_kit.bench.notebook.past import write_past
-from upload_kit.models import Record
+from upload_kit.records import Record
 from upload_kit.server.child import ServerProcess
 from upload_kit.units import GIB, MB, format_rate
 

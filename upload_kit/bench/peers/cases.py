@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from upload_kit.bench.cases import LinkSpec
 from upload_kit.errors import ConfigurationError
-from upload_kit.models import Record
+from upload_kit.records import Record
 from upload_kit.units import GIB, MB, MIB
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.bench.memory import peak_memory
-from upload_kit.models import Record
+from upload_kit.records import Record
 
 if TYPE_CHECKING:
     from collections.abc import Callable

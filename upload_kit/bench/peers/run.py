@@ -13,7 +13,7 @@ from upload_kit.bench.peers.programs import missing, run_client
 from upload_kit.bench.peers.servers import PeerServers
 from upload_kit.bench.run import cpu_seconds, make_file, warm_memory
 from upload_kit.bench.workplace import Workplace
-from upload_kit.models import Record
+from upload_kit.records import Record
 from upload_kit.units import GIB
 
 if TYPE_CHECKING:
