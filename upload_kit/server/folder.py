@@ -27,15 +27,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.server.config import Durability
-from upload_kit.server.folder_upload import (
+from upload_kit.server.folder_files import (
     LOCK,
     TRASH,
-    FolderUpload,
     FolderUploadPaths,
     read_info,
     remove,
     sync_folder,
 )
+from upload_kit.server.folder_upload import FolderUpload
 from upload_kit.server.ledger import Usage
 from upload_kit.server.storage import UploadMissing
 

@@ -7,21 +7,28 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
-
-import msgspec
+from typing import TYPE_CHECKING, Self
 
 from upload_kit.models import ChunkMetadata
 from upload_kit.server.extents import copy_all, write_all
+from upload_kit.server.folder_files import (
+    DATA,
+    JOURNAL,
+    LOCK,
+    SAFELY,
+    WAITERS,
+    read_info,
+    remove,
+    sync_folder,
+    write_info,
+)
 from upload_kit.server.journal import Journal
 from upload_kit.server.names import safe_name
 from upload_kit.server.storage import (
-    UploadInfo,
     UploadMissing,
     UploadMoved,
     UploadPublished,
@@ -31,37 +38,8 @@ from upload_kit.server.storage import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from upload_kit.server.storage import StoredUpload
-
-DATA: Final = "data.part"
-INFO: Final = ".info.json"
-JOURNAL: Final = ".journal"
-LOCK: Final = ".lock"
-WAITERS: Final = ".waiters"
-TRASH: Final = ".gone-"
-
-_OPEN: Final = os.O_NOFOLLOW | os.O_CLOEXEC
-_encode: Final = msgspec.json.Encoder().encode
-_decode: Final = msgspec.json.Decoder(UploadInfo).decode
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FolderUploadPaths:
-    """Where one upload's folder is, before and after it is published."""
-
-    root: str
-    upload_id: str
-    incoming_id: str
-
-    @property
-    def incoming(self) -> str:
-        """The folder while bytes arrive."""
-        return f"{self.root}/incoming/{self.incoming_id}"
-
-    @property
-    def files(self) -> str:
-        """The folder once it is published."""
-        return f"{self.root}/files/{self.upload_id}"
+    from upload_kit.server.folder_files import FolderUploadPaths
+    from upload_kit.server.storage import StoredUpload, UploadInfo
 
 
 class FolderUpload:
@@ -103,7 +81,7 @@ class FolderUpload:
         # Only what comes back later has to be found under a name that never changes.
         name = DATA if resumable else safe_name(info.name)
         os.mkdir(folder)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _OPEN
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | SAFELY
         data = os.open(f"{folder}/{name}", flags, 0o666)
         upload = cls(paths, info, data=data, journal=None, durable=durable)
         if resumable:
@@ -140,10 +118,10 @@ class FolderUpload:
         folder = paths.incoming
         info = replace(info, completed_at=None, stored_as=None)
         try:
-            data = os.open(f"{folder}/{DATA}", os.O_RDWR | _OPEN)
+            data = os.open(f"{folder}/{DATA}", os.O_RDWR | SAFELY)
         except FileNotFoundError:
             # Being published, or killed between the two renames of publishing.
-            data = os.open(f"{folder}/{safe_name(info.name)}", os.O_RDWR | _OPEN)
+            data = os.open(f"{folder}/{safe_name(info.name)}", os.O_RDWR | SAFELY)
         try:
             journal = Journal(f"{folder}/{JOURNAL}")
         except BaseException:
@@ -171,7 +149,7 @@ class FolderUpload:
         if self._info.size:
             os.ftruncate(self._data, self._info.size)
         self._journal = Journal(f"{folder}/{JOURNAL}", create=True)
-        _write_info(folder, self._info, durable=self._durable)
+        write_info(folder, self._info, durable=self._durable)
         if self._durable:
             sync_folder(folder)
             sync_folder(f"{self._paths.root}/incoming")
@@ -240,14 +218,14 @@ class FolderUpload:
     def update(self, info: UploadInfo) -> None:
         """Replace what is known of an unfinished upload."""
         with self._lock:
-            _write_info(self._paths.incoming, info, durable=self._durable)
+            write_info(self._paths.incoming, info, durable=self._durable)
             if self._durable:
                 sync_folder(self._paths.incoming)
             self._info = info
 
     def add_waiter(self, upload_id: str) -> None:
         """Remember that another upload waits for this one, in one atomic write."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | _OPEN
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | SAFELY
         fd = os.open(f"{self._paths.incoming}/{WAITERS}", flags, 0o600)
         try:
             os.write(fd, f"{upload_id}\n".encode())
@@ -286,7 +264,7 @@ class FolderUpload:
             self._settle(info)
         if self._durable:
             os.fsync(self._data)
-        _write_info(folder, info, durable=self._durable, new=self._journal is None)
+        write_info(folder, info, durable=self._durable, new=self._journal is None)
         if self._durable:
             sync_folder(folder)
         try:
@@ -353,70 +331,3 @@ class FolderUpload:
         if self._durable:
             self._journal.sync()
         self._load()
-
-
-def read_info(folder: str) -> UploadInfo | None:
-    """Return the info in an upload's folder; None where there is none to read."""
-    try:
-        fd = os.open(f"{folder}/{INFO}", os.O_RDONLY | _OPEN)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    with open(fd, "rb") as file:
-        try:
-            return _decode(file.read())
-        except (msgspec.DecodeError, UnicodeError):
-            return None
-
-
-def remove(paths: FolderUploadPaths, folder: str) -> None:
-    """
-    Take an upload away in one step, then remove it at leisure.
-
-    Args:
-        paths: Those of the upload.
-
-        folder: Which of its two folders.
-    """
-    trash = f"{paths.root}/incoming/{TRASH}{paths.incoming_id}"
-    with suppress(FileNotFoundError):
-        os.rename(folder, trash)
-    shutil.rmtree(trash, ignore_errors=True)
-
-
-def sync_folder(path: str) -> None:
-    """Make the names in a folder survive loss of power."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _write_info(
-    folder: str, info: UploadInfo, *, durable: bool, new: bool = False
-) -> None:
-    """
-    Write the info; in one step, so that who reads it meanwhile finds it whole.
-
-    Args:
-        folder: Where it belongs.
-
-        info: What to write.
-
-        durable: Whether it has to survive loss of power.
-
-        new: Nobody knows of the folder yet, so there is nobody to read it.
-    """
-    path = f"{folder}/{INFO}"
-    draft = path if new else f"{path}.new"
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _OPEN, 0o600)
-    try:
-        data = _encode(info)
-        if os.write(fd, data) != len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if durable:
-            os.fsync(fd)
-    finally:
-        os.close(fd)
-    if not new:
-        os.rename(draft, path)

@@ -25,7 +25,7 @@ import msgspec
 
 from upload_kit.server.config import Durability
 from upload_kit.server.file_locks import HAS_FILE_LOCKS, try_lock
-from upload_kit.server.folder_upload import (
+from upload_kit.server.folder_files import (
     FolderUploadPaths,
     read_info,
     remove,
