@@ -17,7 +17,7 @@ from upload_kit.locations import parse_location
 from upload_kit.server.activity import Activities
 from upload_kit.server.auth import Tokens
 from upload_kit.server.body import Bodies
-from upload_kit.server.core import Parts, UploadCore
+from upload_kit.server.core import UploadCore
 from upload_kit.server.digests import WholeDigests
 from upload_kit.server.discard import DiscardStorage
 from upload_kit.server.file_locks import HAS_FILE_LOCKS, FileLocker
@@ -34,6 +34,7 @@ from upload_kit.server.native import NativeRoutes
 from upload_kit.server.native_files import NativeFileRoutes
 from upload_kit.server.opened import OpenUploads
 from upload_kit.server.outbox import Outbox
+from upload_kit.server.parts import Parts
 from upload_kit.server.public import PublicRoutes
 from upload_kit.server.rates import RateLimits
 from upload_kit.server.reporting import Reporter

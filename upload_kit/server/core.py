@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import asynccontextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -23,61 +23,17 @@ from upload_kit.server.storage import UploadMissing, UploadMoved
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
-    from concurrent.futures import Executor
-    from contextlib import AbstractAsyncContextManager, AbstractContextManager
+    from contextlib import AbstractAsyncContextManager
 
     from upload_kit.models import ChunkMetadata
-    from upload_kit.server.activity import Activities, Counter
-    from upload_kit.server.config import ServerConfig
-    from upload_kit.server.digests import WholeDigests
+    from upload_kit.server.activity import Counter
     from upload_kit.server.intake import Expected
-    from upload_kit.server.ledger import Ledger
-    from upload_kit.server.locks import Locker
-    from upload_kit.server.opened import OpenUploads
-    from upload_kit.server.outbox import Outbox
+    from upload_kit.server.parts import Parts
     from upload_kit.server.receive import Body
     from upload_kit.server.rules import NewUpload
-    from upload_kit.server.storage import Storage, StoredUpload, UploadInfo
+    from upload_kit.server.storage import StoredUpload, UploadInfo
 
 log: Final = logging.getLogger("upload_kit.server")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What the life of an upload is made of; shared by all who take part in it."""
-
-    config: ServerConfig
-    """Limits."""
-
-    storage: Storage
-    """Where uploads are."""
-
-    uploads: OpenUploads
-    """Those that are open in this process."""
-
-    locker: Locker
-    """Keeps requests from working on the same chunk."""
-
-    ledger: Ledger
-    """Counts bytes and uploads."""
-
-    digests: WholeDigests
-    """Computes digests of whole files."""
-
-    activities: Activities
-    """Tells watchers that something moves."""
-
-    pool: Executor
-    """Threads for files and hashes."""
-
-    outbox: Outbox | None = None
-    """What is to be forwarded; None if nothing is."""
-
-    def publishing(self, upload_id: str) -> AbstractContextManager[None]:
-        """Have an upload forwarded, where that is wanted, once it is published."""
-        if self.outbox is None:
-            return nullcontext()
-        return self.outbox.publishing(upload_id)
 
 
 class UploadCore:

@@ -21,8 +21,8 @@ from upload_kit.units import KIB
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from upload_kit.server.core import Parts
     from upload_kit.server.intake import Expected
+    from upload_kit.server.parts import Parts
     from upload_kit.server.receive import Body
     from upload_kit.server.rules import NewUpload
     from upload_kit.server.storage import UploadInfo

@@ -29,8 +29,8 @@ from upload_kit.uploaders.resumable import ResumableUploader
 if TYPE_CHECKING:
     from upload_kit.models import UploadProgress
     from upload_kit.server.config import Forwarding
-    from upload_kit.server.core import Parts
     from upload_kit.server.outbox import Hold, Outbox
+    from upload_kit.server.parts import Parts
 
 log: Final = logging.getLogger("upload_kit.server")
 

@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from upload_kit.events import UploadEvent
     from upload_kit.models import UploadProgress, UploadResult, UploadSession
     from upload_kit.server.config import Forwarding
-    from upload_kit.server.core import Parts
     from upload_kit.server.forward_record import Forward
     from upload_kit.server.outbox import Outbox, Taken
+    from upload_kit.server.parts import Parts
     from upload_kit.sessions.manager import SessionManager
     from upload_kit.transfer import Transfer
     from upload_kit.uploaders.options import FileOptions

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from upload_kit.server.activity import Activity
-    from upload_kit.server.core import Parts
     from upload_kit.server.documents import Snapshot
     from upload_kit.server.forward import Forwarder
+    from upload_kit.server.parts import Parts
 
 # Seconds between two lines at least: people read them, and charts draw them.
 _PAUSE: Final = 0.1

@@ -15,8 +15,8 @@ from upload_kit.server.storage import UploadMoved
 if TYPE_CHECKING:
     from concurrent.futures import Executor
 
-    from upload_kit.server.core import Parts
     from upload_kit.server.ledger import Ledger
+    from upload_kit.server.parts import Parts
     from upload_kit.server.storage import Storage
 
 log: Final = logging.getLogger("upload_kit.server")

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from upload_kit.server.append import Checksum
-    from upload_kit.server.core import Parts
     from upload_kit.server.documents import Snapshot
+    from upload_kit.server.parts import Parts
     from upload_kit.server.receive import Body
     from upload_kit.server.rules import NewUpload
     from upload_kit.server.storage import StoredUpload

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable
 
     from upload_kit.models import StreamingProgress
-    from upload_kit.server.core import Parts, UploadCore
+    from upload_kit.server.core import UploadCore
     from upload_kit.server.forward_lines import ForwardWatcher
+    from upload_kit.server.parts import Parts
     from upload_kit.server.storage import UploadInfo
 
 # Seconds between two lines at least: people read them, and charts draw them.
