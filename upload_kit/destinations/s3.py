@@ -23,6 +23,7 @@ from upload_kit.destinations.s3_uploads import (
     Token,
     read_token,
 )
+from upload_kit.destinations.s3_wire import S3Wire
 from upload_kit.destinations.wire import Wire
 from upload_kit.errors import (
     AuthenticationFailed,
@@ -88,18 +89,17 @@ class S3Destination:
             # With no digest to compare nothing is known of what the service checked.
             checksums=_LIMITS.checksums if md5 else frozenset(),
         )
-        self._bucket = S3Bucket(
+        self._wire = S3Wire(
             Wire(replace(options, token=None, headers=others)),
             location.host,
             S3Settings(**{name: settings.get(name) for name in _SETTINGS}),
-            extra=signed,
-            md5=md5,
         )
+        self._bucket = S3Bucket(self._wire, extra=signed, md5=md5)
 
     async def negotiate(self, spec: UploadSpec) -> Capabilities:
         """Look for credentials, and tell the limits of S3."""
         self._key(spec)
-        await self._bucket.access()
+        await self._wire.access()
         return self._limits
 
     def _key(self, spec: UploadSpec) -> str:
@@ -172,7 +172,7 @@ class S3Destination:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._bucket.aclose()
+        await self._wire.aclose()
 
 
 def _settings(location: Location, options: ConnectionOptions) -> Mapping[str, str]:

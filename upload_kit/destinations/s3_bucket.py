@@ -1,50 +1,35 @@
 """
-The requests to one S3 bucket: signed, sent over our wire, their answers understood.
+The requests to one S3 bucket, and how their answers are understood.
 
 Source: https://docs.aws.amazon.com/AmazonS3/latest/API/
 """
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote
 
-from upload_kit.destinations.s3_access import S3Access
-from upload_kit.destinations.s3_xml import encode_digest, failure, part_list, read_xml
-from upload_kit.errors import (
-    ConfigurationError,
-    IntegrityError,
-    RemoteGone,
-    RemoteUnavailable,
-)
-from upload_kit.threads import in_thread
+from upload_kit.destinations.s3_xml import encode_digest, part_list, read_xml
+from upload_kit.errors import IntegrityError, RemoteGone
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from upload_kit.bodies import ChunkBody
     from upload_kit.destinations.reply import Reply
-    from upload_kit.destinations.s3_access import S3Settings
+    from upload_kit.destinations.s3_wire import S3Wire
     from upload_kit.destinations.s3_xml import Node
-    from upload_kit.destinations.wire import Wire
     from upload_kit.models import Receipt
 
-_EMPTY: Final = hashlib.sha256(b"").hexdigest()
 _MD5: Final = re.compile(r'"?([0-9a-f]{32})"?')
-_SAFE: Final = "-_.~"
 _SHA256: Final = "x-amz-checksum-sha256"
 # An ETag is no MD5 where the service encrypts with keys of its own or of the client.
 _ENCRYPTED: Final = (
     "x-amz-server-side-encryption-aws-kms-key-id",
     "x-amz-server-side-encryption-customer-algorithm",
 )
-# Credentials may have to be fetched from the instance, or from a helper program.
-_LOAD_SECONDS: Final = 60.0
 # Putting 10,000 parts together takes minutes, in which only blanks arrive: so many
 # times as long as any other answer may (ten minutes, unless that is set).
 _COMPLETE_PATIENCE: Final = 5
@@ -88,11 +73,7 @@ class S3Bucket:
     One bucket.
 
     Args:
-        wire: Carries no credentials of its own.
-
-        name: The bucket's name.
-
-        settings: What the URL says of it.
+        wire: Signs what it carries.
 
         extra: Signed headers of every new object, such as `x-amz-storage-class`.
 
@@ -101,54 +82,26 @@ class S3Bucket:
 
     def __init__(
         self,
-        wire: Wire,
-        name: str,
-        settings: S3Settings,
+        wire: S3Wire,
         *,
         extra: Mapping[str, str],
         md5: bool,
     ) -> None:
-        self.name = name
+        self.name = wire.bucket
         self._wire = wire
-        self._settings = settings
         self._extra = extra
         self._md5 = md5
-        self._access: S3Access | None = None
-        self._loading = asyncio.Lock()
-
-    async def access(self) -> S3Access:
-        """
-        Return address and signatures, found out once.
-
-        Raises:
-            ConfigurationError: The AWS configuration cannot work.
-        """
-        if self._access is not None:
-            return self._access
-        async with self._loading:
-            if self._access is None:
-                self._access = await self._load()
-        return self._access
-
-    async def _load(self) -> S3Access:
-        try:
-            async with asyncio.timeout(_LOAD_SECONDS):
-                return await in_thread(S3Access.load, self.name, self._settings)
-        except TimeoutError as error:
-            raise ConfigurationError(
-                f"No AWS credentials came within {_LOAD_SECONDS:.0f} s."
-            ) from error
 
     async def create(
         self, key: str, content_type: str, metadata: Mapping[str, str]
     ) -> str:
         """Begin a multipart upload, and return its ID."""
-        access = await self.access()
+        access = await self._wire.access()
         headers = self._headers(content_type, metadata)
         if access.checksums:
             headers["x-amz-checksum-algorithm"] = "SHA256"
             headers["x-amz-checksum-type"] = "COMPOSITE"
-        reply = await self._send("POST", key, {"uploads": ""}, headers=headers)
+        reply = await self._wire.send("POST", key, {"uploads": ""}, headers=headers)
         return read_xml(reply).text("UploadId")
 
     async def put_part(
@@ -163,7 +116,7 @@ class S3Bucket:
         digest = await body.digest("sha256")
         query = {"partNumber": str(number), "uploadId": upload_id}
         headers = await self._checksum(digest)
-        reply = await self._send(
+        reply = await self._wire.send(
             "PUT", key, query, headers=headers, body=body, sha256=digest.hex()
         )
         await self._compare(reply, body, digest, f"part {number} of {key}")
@@ -191,7 +144,7 @@ class S3Bucket:
         headers = self._headers(content_type, metadata) | await self._checksum(digest)
         if not overwrite:
             headers["If-None-Match"] = "*"
-        reply = await self._send(
+        reply = await self._wire.send(
             "PUT", key, {}, headers=headers, body=body, sha256=digest.hex()
         )
         await self._compare(reply, body, digest, key)
@@ -206,7 +159,7 @@ class S3Bucket:
         return headers
 
     async def _checksum(self, digest: bytes) -> dict[str, str]:
-        access = await self.access()
+        access = await self._wire.access()
         return {_SHA256: encode_digest(digest)} if access.checksums else {}
 
     async def _compare(
@@ -239,7 +192,7 @@ class S3Bucket:
         marker = ""
         while True:
             query = {"uploadId": upload_id, "part-number-marker": marker}
-            reply = await self._send("GET", key, _without_empty(query))
+            reply = await self._wire.send("GET", key, _without_empty(query))
             page = read_xml(reply)
             parts += [_part(node) for node in page.children("Part")]
             following = page.text("NextPartNumberMarker")
@@ -262,12 +215,12 @@ class S3Bucket:
             OffsetConflict: A part is missing, or is another one.
             RemoteGone: There is no such upload, or no longer.
         """
-        access = await self.access()
+        access = await self._wire.access()
         size = sum(receipt.size for receipt in receipts)
         headers = {"Content-Type": "application/xml", "x-amz-mp-object-size": str(size)}
         if not overwrite:
             headers["If-None-Match"] = "*"
-        reply = await self._send(
+        reply = await self._wire.send(
             "POST",
             key,
             {"uploadId": upload_id},
@@ -283,7 +236,7 @@ class S3Bucket:
     async def abort(self, key: str, upload_id: str) -> None:
         """Throw the parts away that have arrived; nothing happens if it is gone."""
         try:
-            await self._send("DELETE", key, {"uploadId": upload_id})
+            await self._wire.send("DELETE", key, {"uploadId": upload_id})
         except RemoteGone:
             return
 
@@ -294,7 +247,7 @@ class S3Bucket:
         Raises:
             RemoteGone: There is none.
         """
-        reply = await self._send(
+        reply = await self._wire.send(
             "HEAD", key, {}, headers={"x-amz-checksum-mode": "ENABLED"}
         )
         length = reply.headers.get("Content-Length", "")
@@ -312,7 +265,7 @@ class S3Bucket:
         while True:
             query = {"uploads": "", **_without_empty({"prefix": prefix, **markers})}
             try:
-                page = read_xml(await self._send("GET", "", query))
+                page = read_xml(await self._wire.send("GET", "", query))
             except RemoteGone:
                 # So rclone says that there are none.
                 return found
@@ -324,58 +277,6 @@ class S3Bucket:
             if page.text("IsTruncated") != "true" or following == markers:
                 return found
             markers = following
-
-    async def _send(
-        self,
-        method: str,
-        key: str,
-        query: Mapping[str, str],
-        *,
-        headers: Mapping[str, str] | None = None,
-        body: ChunkBody | bytes | None = None,
-        sha256: str = _EMPTY,
-        response_timeout: float | None = None,
-    ) -> Reply:
-        """Sign a request, send it, and raise what its answer stands for."""
-        access = await self.access()
-        url = access.base + ("/" + quote(key, safe=_SAFE + "/") if key else "")
-        if query:
-            url += "?" + "&".join(
-                f"{name}={quote(value, safe=_SAFE)}"
-                for name, value in sorted(query.items())
-            )
-        if isinstance(body, bytes):
-            sha256 = hashlib.sha256(body).hexdigest()
-        signed = await access.sign(method, url, headers or {}, sha256=sha256)
-        reply = await self._wire.request(
-            method,
-            url,
-            headers=signed,
-            body=body,
-            response_timeout=response_timeout,
-        )
-        if error := failure(reply):
-            await self._move_to(reply.headers.get("x-amz-bucket-region"))
-            raise error
-        return reply
-
-    async def _move_to(self, region: str | None) -> None:
-        """
-        Go to the region that an answer names, if it is another one.
-
-        Raises:
-            RemoteUnavailable: It is; the request has to be made again there.
-        """
-        access = await self.access()
-        if region in {None, "", access.region}:
-            return
-        self._settings = replace(self._settings, region=region)
-        self._access = None
-        raise RemoteUnavailable(f"The bucket {self.name} is in the region {region}.")
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._wire.aclose()
 
 
 def _without_empty(query: Mapping[str, str]) -> dict[str, str]:
