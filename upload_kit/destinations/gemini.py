@@ -92,7 +92,11 @@ class GeminiDestination:
     async def open(self, spec: UploadSpec, plan: Plan) -> GeminiUpload:
         """Start an upload, or go on with the one that `negotiate` started."""
         spare, self._spare = self._spare, None
-        if spare is not None and spare[0] == spec:
+        # Whether there is a session came out after `negotiate`, and changes nothing.
+        if (
+            spare is not None
+            and replace(spare[0], has_session=spec.has_session) == spec
+        ):
             ticket = spare[1]
         else:
             await self._drop(spare)
