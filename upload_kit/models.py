@@ -90,6 +90,10 @@ def _check_part(index: int, size: int, sha256: str | None) -> None:
         raise ConfigurationError(f"A chunk index cannot be negative: {index}.")
     if size < 0:
         raise ConfigurationError(f"A chunk size cannot be negative: {size}.")
+    _check_sha256(sha256)
+
+
+def _check_sha256(sha256: str | None) -> None:
     if sha256 is not None and _SHA256.fullmatch(sha256) is None:
         raise ConfigurationError(
             f"Not a SHA-256 in lower-case hexadecimal: {sha256!r}."
@@ -110,7 +114,7 @@ class ChunkMetadata(Record):
     """Bytes; 0 only for the single chunk of an empty source."""
 
     sha256: str | None = None
-    """Digest of the bytes; None until they were read."""
+    """Digest of the bytes; None until they were read, or if the file's own will do."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -137,12 +141,16 @@ class Receipt(Record):
     sha256: str | None = None
     """Digest of those bytes, where it is known."""
 
+    prefix_sha256: str | None = None
+    """Digest of the source up to the chunk's end, where that was computed instead."""
+
     tag: str | None = None
     """What the remote wants to see again at the end, such as an S3 ETag."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         _check_part(self.index, self.size, self.sha256)
+        _check_sha256(self.prefix_sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

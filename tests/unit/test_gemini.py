@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import signal
 import sys
@@ -28,6 +29,7 @@ from upload_kit.errors import (
     RemoteGone,
     RemoteRejected,
     RemoteUnavailable,
+    SourceChanged,
     UploadCancelled,
 )
 from upload_kit.events import EventKind
@@ -110,6 +112,8 @@ async def test_every_layer_uploads_and_compares_digests(
     result = await uploader.upload_file(_data(size), name="notes.txt")
     assert _only_content(server) == _data(size)
     assert result.verified is Verification.SHA256
+    # The service compares the file's digest only, so no other one is computed.
+    assert {chunk.sha256 for chunk in result.chunks} == {None}
     assert result.retries == 0
     (file,) = server.files.values()
     assert result.location == file["uri"]
@@ -295,6 +299,28 @@ async def test_another_uploader_goes_on(server: GeminiServer, tmp_path: Path) ->
     # One was started to learn the granularity, in vain, and cancelled.
     statuses = sorted(session.status for session in server.sessions.values())
     assert statuses == ["cancelled", "final"]
+
+
+async def test_a_file_that_changed_is_not_gone_on_with(
+    server: GeminiServer, tmp_path: Path
+) -> None:
+    """The digest of all that was sent shows it, where size and time do not."""
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(_data(8 * GRANULARITY))
+    before = path.stat()
+    async with _resumable(server, bandwidth_limit=4 * MIB) as uploader:
+        transfer = uploader.start(path)
+        await _cancel_after(transfer, 3)
+        with pytest.raises(UploadCancelled):
+            await transfer
+    with path.open("r+b") as file:
+        file.seek(GRANULARITY)
+        file.write(b"other bytes")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+    with pytest.raises(SourceChanged, match="since chunk 1 was sent"):
+        await _resumable(server).upload_file(path)
+    assert server.contents == {}
 
 
 _PROGRAM: Final = """

@@ -49,6 +49,7 @@ SHA256: Final = "0123456789abcdef" * 4
 sizes: Final = st.integers(0, 2**70)
 # Lone surrogates too: that is how Python names files whose names are no UTF-8.
 texts: Final = st.text(st.characters(exclude_categories=()), max_size=10)
+digests: Final = st.none() | st.text("0123456789abcdef", min_size=64, max_size=64)
 
 
 PLAIN: Final[dict[Any, st.SearchStrategy[Any]]] = {
@@ -60,7 +61,8 @@ PLAIN: Final[dict[Any, st.SearchStrategy[Any]]] = {
     dict[str, str]: st.dictionaries(texts, texts, max_size=3),
 }
 BY_NAME: Final[dict[str, st.SearchStrategy[Any]]] = {
-    "sha256": st.none() | st.text("0123456789abcdef", min_size=64, max_size=64),
+    "sha256": digests,
+    "prefix_sha256": digests,
     "chunk_size": st.integers(1, 2**60),
 }
 
@@ -187,6 +189,13 @@ def test_impossible_chunk_is_refused(kind: type[Record], wrong: dict[str, Any]) 
         kind.from_dict(fields | wrong)
     with pytest.raises(ConfigurationError):
         kind.from_json(json.dumps(fields | wrong))
+
+
+def test_impossible_prefix_is_refused() -> None:
+    """It is checked like the digest that it stands for."""
+    assert Receipt(index=1, size=5, prefix_sha256=SHA256).sha256 is None
+    with pytest.raises(ConfigurationError, match="SHA-256"):
+        Receipt(index=1, size=5, prefix_sha256=SHA256.upper())
 
 
 def test_chunk_start_cannot_be_negative() -> None:

@@ -95,9 +95,15 @@ def check(prepared: PreparedChunk) -> None:
         assert prepared.chunk.sha256 == found
 
 
-def receipt_of(index: int, data: bytes = DATA) -> Receipt:
+def receipt_of(index: int, data: bytes = DATA, *, by_prefix: bool = False) -> Receipt:
     part = data[index * CHUNK : (index + 1) * CHUNK]
+    if by_prefix:
+        return Receipt(index=index, size=len(part), prefix_sha256=prefix(index, data))
     return Receipt(index=index, size=len(part), sha256=hashlib.sha256(part).hexdigest())
+
+
+def prefix(index: int, data: bytes = DATA) -> str:
+    return hashlib.sha256(data[: (index + 1) * CHUNK]).hexdigest()
 
 
 SOURCES: Final[dict[str, Callable[[], Source]]] = {
@@ -159,25 +165,57 @@ async def test_chunks_that_are_read_while_they_travel(
     assert reading.reader.whole_sha256 == expected
 
 
+@pytest.mark.parametrize("kind", SOURCES)
+@pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
+async def test_one_digest_for_all(kind: str, *, known: bool) -> None:
+    """Chunks have none of their own, but that of all bytes up to their ends."""
+    size = len(DATA) if known else None
+    reading = Reading(SOURCES[kind](), size=size, digest_first=False, by_prefix=True)
+    async with asyncio.TaskGroup() as group:
+        index = 0
+        while (prepared := await reading.reader.next(group)) is not None:
+            assert prepared.chunk.sha256 is None
+            assert prepared.prefix_sha256 == prefix(index)
+            index += 1
+            assert prepared.buffer is not None
+            reading.pool.release(prepared.buffer, reuse=True)
+    assert index == 6
+    assert reading.reader.whole_sha256 == hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "parts"])
+@pytest.mark.parametrize("proof", ["chunks", "prefixes", "both"])
 @pytest.mark.parametrize("held", [{0}, {5}, {1, 2}, {0, 5}, set(range(6))], ids=str)
-async def test_chunks_that_are_there_are_compared_and_left_out(held: set[int]) -> None:
-    """Each is told of, and counts for the whole digest."""
+async def test_chunks_that_are_there_are_compared_and_left_out(
+    held: set[int], proof: str, *, whole: bool
+) -> None:
+    """Each is told of, and counts for the whole digest, whatever proves it."""
+    proofs: dict[str, set[int]] = {"chunks": set(), "prefixes": held, "both": {1, 5}}
+    by_prefix = proofs[proof]
     reading = Reading(
-        BytesSource(DATA, name="a"), held={index: receipt_of(index) for index in held}
+        BytesSource(DATA, name="a"),
+        held={each: receipt_of(each, by_prefix=each in by_prefix) for each in held},
+        whole_digest=whole,
     )
     got = await reading.all()
     assert [index for index, _ in got] == [i for i in range(6) if i not in held]
     assert [chunk.index for chunk in reading.already] == sorted(held)
-    assert reading.reader.whole_sha256 == hashlib.sha256(DATA).hexdigest()
+    needs_whole = whole or by_prefix & held
+    expected = hashlib.sha256(DATA).hexdigest() if needs_whole else None
+    assert reading.reader.whole_sha256 == expected
     assert reading.reader.size == len(DATA)
 
 
+@pytest.mark.parametrize("by_prefix", [False, True], ids=["chunks", "prefixes"])
 @pytest.mark.parametrize("index", [0, 3, 5])
-async def test_chunk_that_is_there_and_differs(index: int) -> None:
+async def test_chunk_that_is_there_and_differs(index: int, *, by_prefix: bool) -> None:
     """Nothing behind it is sent: the source is another one."""
     other = bytearray(DATA)
     other[index * CHUNK] ^= 1
-    held = {each: receipt_of(each, bytes(other)) for each in range(index + 1)}
+    held = {
+        each: receipt_of(each, bytes(other), by_prefix=by_prefix)
+        for each in range(index + 1)
+    }
     reading = Reading(BytesSource(DATA, name="a"), held=held)
     with pytest.raises(BaseException, match=r"changed since|unhandled") as raised:
         await reading.all()

@@ -111,8 +111,12 @@ def reading_options(
     alone = streamed and not digest_first and plan.total_chunks == 1
     # Somebody asked for the whole one, or nothing else could be compared.
     comparable = bool(capabilities.whole_checksums) and not digest_first
+    whole_digest = (policy.whole_digest or comparable) and not alone
+    # One digest is enough where chunks go in order, and nobody asks for theirs.
+    in_order = capabilities.lanes == 1
     return ReadingOptions(
         streamed=streamed,
         digest_first=digest_first,
-        whole_digest=(policy.whole_digest or comparable) and not alone,
+        whole_digest=whole_digest,
+        by_prefix=whole_digest and in_order and not (digest_first or streamed),
     )

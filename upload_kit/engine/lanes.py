@@ -233,6 +233,8 @@ class Lane:
         chunk = prepared.chunk
         if isinstance(body, StreamedBody):
             chunk = replace(chunk, sha256=body.sha256)
+        if prepared.prefix_sha256 is not None:
+            receipt = replace(receipt, prefix_sha256=prepared.prefix_sha256)
         await self._confirmed(chunk, receipt)
 
     def _body(self, prepared: PreparedChunk) -> BufferedBody | StreamedBody:

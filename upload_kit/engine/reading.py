@@ -3,7 +3,7 @@ The chunks of one source, read in order, one ahead of the wire, in one pass.
 
 Chunk digests and the digest of the whole file come out of the same read. Chunks that
 the remote holds already are read too, to prove that they are still the same, and then
-left out.
+left out. What proves it is the digest of a chunk, or that of all bytes up to its end.
 """
 
 from __future__ import annotations
@@ -31,13 +31,16 @@ class PreparedChunk:
     """A chunk that is ready to go."""
 
     chunk: ChunkMetadata
-    """Which bytes; with their digest, unless the chunk is streamed and needs none."""
+    """Which bytes; with their digest, where one is computed before they travel."""
 
     buffer: Buffer | None
     """Its bytes; None when it is too big for memory and is read while it travels."""
 
     encoded: tuple[str, memoryview] | None = None
     """Content coding and coded bytes, where that pays."""
+
+    prefix_sha256: str | None = None
+    """Digest of everything up to the chunk's end, where chunks have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,9 @@ class ReadingOptions:
 
     whole_digest: bool
     """Compute the digest of the whole file too."""
+
+    by_prefix: bool = False
+    """Compute that one only, and note how it stands at the end of each chunk."""
 
 
 class ChunkReader:
@@ -96,7 +102,10 @@ class ChunkReader:
         self._on_held = on_held
         self._compressor = compressor
         self._wire_rate = wire_rate
-        self._whole = hashlib.sha256() if options.whole_digest else None
+        needs_whole = options.whole_digest or any(
+            receipt.prefix_sha256 is not None for receipt in held.values()
+        )
+        self._whole = hashlib.sha256() if needs_whole else None
         self._turn = asyncio.Lock()
         self._ahead: asyncio.Task[PreparedChunk | None] | None = None
         self._next_index = 0
@@ -156,6 +165,7 @@ class ChunkReader:
             if chunk.size == 0 and chunk.index > 0:
                 self._pool.release(buffer, reuse=True)
                 return None
+            prefix = self.whole_sha256 if self._options.by_prefix else None
             encoded = None
             if not self._compressor.is_off:
                 encoded = await self._compressor.encode(view, self._wire_rate())
@@ -163,25 +173,28 @@ class ChunkReader:
             # A thread may still be filling it.
             self._pool.release(buffer, reuse=False)
             raise
-        return PreparedChunk(chunk=chunk, buffer=buffer, encoded=encoded)
+        return PreparedChunk(
+            chunk=chunk, buffer=buffer, encoded=encoded, prefix_sha256=prefix
+        )
 
     async def _fill(
         self, chunk: ChunkMetadata, view: memoryview
     ) -> tuple[ChunkMetadata, memoryview]:
         """Read a chunk; return it as it turned out to be, and its bytes."""
-        digest = hashlib.sha256()
+        digest = None if self._options.by_prefix else hashlib.sha256()
         count = await self._source.read(view, chunk.start, self._digests(digest))
         if count < chunk.size and self._plan.size is not None:
             raise SourceChanged(
                 f"{self._source.name} ended after {chunk.start + count} of"
                 f" {self._plan.size} bytes."
             )
-        chunk = replace(chunk, size=count, sha256=digest.hexdigest())
+        sha256 = None if digest is None else digest.hexdigest()
+        chunk = replace(chunk, size=count, sha256=sha256)
         await self._advance(chunk, short=count < len(view))
         return chunk, view[:count]
 
-    def _digests(self, digest: Hash) -> tuple[Hash, ...]:
-        return (digest,) if self._whole is None else (digest, self._whole)
+    def _digests(self, digest: Hash | None) -> tuple[Hash, ...]:
+        return tuple(each for each in (digest, self._whole) if each is not None)
 
     async def _advance(self, chunk: ChunkMetadata, *, short: bool = False) -> None:
         """Note how far we are, and whether that was the end."""
@@ -202,13 +215,14 @@ class ChunkReader:
     async def _read_ahead_of_stream(self, chunk: ChunkMetadata) -> PreparedChunk:
         """Read a chunk that does not fit into memory, for its digests only."""
         if self._options.digest_first or self._whole is not None:
-            chunk = replace(chunk, sha256=await self._digest_through(chunk))
+            digest = hashlib.sha256()
+            await self._read_through(chunk, digest)
+            chunk = replace(chunk, sha256=digest.hexdigest())
         await self._advance(chunk)
         return PreparedChunk(chunk=chunk, buffer=None)
 
-    async def _digest_through(self, chunk: ChunkMetadata) -> str:
+    async def _read_through(self, chunk: ChunkMetadata, digest: Hash | None) -> None:
         """Digest a chunk with little memory; also for the whole file."""
-        digest = hashlib.sha256()
         position = chunk.start
         step = min(chunk.size, 4 * 1024 * 1024)
         buffer = await self._pool.acquire(step)
@@ -221,12 +235,16 @@ class ChunkReader:
                 position += count
         finally:
             self._pool.release(buffer, reuse=False)
-        return digest.hexdigest()
 
     async def _read_to_compare(self, chunk: ChunkMetadata, receipt: Receipt) -> None:
         """Prove that a chunk the remote holds is still the one we have."""
-        sha256 = await self._digest_through(chunk)
-        if receipt.sha256 != sha256 or receipt.size != chunk.size:
+        digest = None if receipt.sha256 is None else hashlib.sha256()
+        await self._read_through(chunk, digest)
+        sha256 = None if digest is None else digest.hexdigest()
+        is_same = receipt.size == chunk.size and receipt.sha256 == sha256
+        if receipt.prefix_sha256 is not None:
+            is_same = is_same and receipt.prefix_sha256 == self.whole_sha256
+        if not is_same:
             raise SourceChanged(
                 f"{self._source.name} changed since chunk {chunk.index} was sent.",
                 hint="Start a new upload of it.",

@@ -37,12 +37,17 @@ def trusted(
         if not _is_whole(receipt, plan):
             continue
         earlier = known.get(receipt.index, receipt)
+        kept = replace(
+            receipt,
+            sha256=receipt.sha256 or earlier.sha256,
+            prefix_sha256=earlier.prefix_sha256,
+            tag=receipt.tag or earlier.tag,
+        )
         # Without a digest nothing would prove that the bytes are still the same.
-        sha256 = receipt.sha256 or earlier.sha256
+        can_be_proved = kept.sha256 is not None or kept.prefix_sha256 is not None
         # What it holds now must be what it acknowledged, or is sent again.
-        if sha256 is not None and earlier.sha256 in {None, sha256}:
-            tag = receipt.tag or earlier.tag
-            held[receipt.index] = replace(receipt, sha256=sha256, tag=tag)
+        if can_be_proved and earlier.sha256 in {None, kept.sha256}:
+            held[receipt.index] = kept
     return held
 
 
