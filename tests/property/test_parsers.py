@@ -12,6 +12,7 @@ import contextlib
 import re
 import tempfile
 from contextlib import aclosing
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
+from tests.servers.upload import plain_batch
 from upload_kit.checksums import format_digest
 from upload_kit.cli.config_files import load_settings
 from upload_kit.cli.main import cli
@@ -32,15 +34,19 @@ from upload_kit.errors import SessionError, UploadKitError
 from upload_kit.models import ChunkMetadata, Receipt, UploadSession, UploadSpec
 from upload_kit.server import ServerConfig, fields
 from upload_kit.server import tus_fields as tus_server
+from upload_kit.server.batch import BatchBody, BatchSink
 from upload_kit.server.journal import format_lines, parse_lines
 from upload_kit.server.multipart import PartReader, parse_boundary
 from upload_kit.server.names import safe_name
 from upload_kit.server.problems import UploadProblem
+from upload_kit.server.rules import NewUpload, begin
 from upload_kit.sessions.json_files import JsonFileStore
 from upload_kit.units import parse_duration, parse_rate, parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
+
+    from upload_kit.server.storage import UploadInfo
 
 _CONFIG: Final = ServerConfig(directory="x", max_size=1000)
 _ID: Final = "0123456789abcdef0123456789abcdef"
@@ -181,6 +187,89 @@ def test_multipart_body(pieces: list[bytes]) -> None:
     except UploadProblem:
         return
     assert found <= sum(map(len, pieces))
+
+
+class _Pieces:
+    """A body that comes in these pieces, one at a time."""
+
+    size = None
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = pieces
+
+    async def batch(self) -> tuple[list[bytes], bool]:
+        """Return the next piece, and whether it is the last."""
+        return [self._pieces.pop(0)], not self._pieces
+
+    def stop(self, problem: UploadProblem) -> None:
+        raise problem
+
+
+class _Kept:
+    """Keeps the bytes of one file."""
+
+    def __init__(self) -> None:
+        self.data: list[bytes] = []
+        self.ended = False
+
+    def write(self, pieces: Sequence[bytes]) -> None:
+        self.data += pieces
+
+    def finish(self, pieces: Sequence[bytes]) -> UploadInfo:
+        self.data += pieces
+        self.ended = True
+        size = sum(map(len, self.data))
+        return begin(_CONFIG, "", NewUpload(name="a", size=size), 1)
+
+    def abort(self) -> None:
+        self.data.clear()
+
+
+async def _through(pieces: list[bytes]) -> list[bytes]:
+    """Take a batch in, and return the bytes of its files."""
+    body = BatchBody(_Pieces(pieces))
+    kept = [(file.size, _Kept()) for file in await body.files()]
+    sink, last = BatchSink(kept), False
+    while not last:
+        found, last = await body.batch()
+        if last:
+            sink.finish(found)
+        else:
+            sink.write(found)
+    assert all(one.ended for _, one in kept)
+    return [b"".join(one.data) for _, one in kept]
+
+
+def _cut(data: bytes, at: list[int]) -> list[bytes]:
+    """Return the bytes in pieces, some of which may be empty."""
+    ends = [0, *sorted(min(one, len(data)) for one in at), len(data)]
+    return [data[a:b] for a, b in pairwise(ends)]
+
+
+@given(
+    files=st.lists(st.binary(max_size=9), min_size=1, max_size=5),
+    cuts=st.lists(st.integers(0, 900), max_size=9),
+)
+def test_batch_there_and_back(files: list[bytes], cuts: list[int]) -> None:
+    """However a batch is cut into pieces, each file gets its own bytes."""
+    assert asyncio.run(_through(_cut(plain_batch(files), cuts))) == files
+
+
+@given(
+    files=st.lists(st.binary(max_size=9), min_size=1, max_size=3),
+    cuts=st.lists(st.integers(0, 900), max_size=3),
+    junk=st.one_of(st.binary(max_size=9), st.sampled_from([b"\n", b'"', b"9", b"{"])),
+    at=st.integers(0, 900),
+)
+def test_batch_with_a_fault(
+    files: list[bytes], cuts: list[int], junk: bytes, at: int
+) -> None:
+    """A batch that is not what it says is a problem, or other bytes of that size."""
+    whole = plain_batch(files)
+    broken = whole[:at] + junk + whole[at + len(junk) :]
+    with contextlib.suppress(UploadProblem):
+        found = asyncio.run(_through(_cut(broken, cuts)))
+        assert sum(map(len, found)) <= len(broken)
 
 
 _COUNT: Final = st.integers(0, 2**53)

@@ -41,6 +41,7 @@ class Step(StrEnum):
     COMPLETE = "complete"
     ABORT = "abort"
     ONCE = "once"
+    BATCH = "batch"
 
 
 @dataclass(kw_only=True)
@@ -128,6 +129,7 @@ class KnobServer:
         self.url = ""
         self.uploads: dict[str, Upload] = {}
         self.published: dict[str, bytes] = {}
+        self.stored = 0
         self.seen: list[Seen] = []
         self.open_chunks = 0
         self.peak_chunks = 0
@@ -148,6 +150,7 @@ class KnobServer:
             ("POST", "/upload/resumable/{id}/complete", Step.COMPLETE, self._complete),
             ("DELETE", "/upload/resumable/{id}", Step.ABORT, self._abort),
             ("POST", "/upload/foundation", Step.ONCE, self._foundation),
+            ("POST", "/upload/batch", Step.BATCH, self._batch),
         ):
             app.router.add_route(method, path, self._route(step, handler))
         self._runner = web.AppRunner(
@@ -381,22 +384,38 @@ class KnobServer:
         return web.Response(status=204)
 
     def _foundation(self, request: web.Request, body: bytes) -> web.Response:
-        key = request.headers["Idempotency-Key"]
+        if _decoded(request, body) is None:
+            return _problem(422, "digest-mismatch")
+        key, name = request.headers["Idempotency-Key"], request.query["name"]
+        return _json(self._store_once(key, name, body), status=201)
+
+    def _store_once(self, key: str, name: str, body: bytes) -> dict[str, Any]:
         if key not in self._once:
-            if _decoded(request, body) is None:
-                return _problem(422, "digest-mismatch")
-            self.published[request.query["name"]] = body
+            self.published[name] = body
+            self.stored += 1
             once = Upload(
-                name=request.query["name"],
+                name=name,
                 size=len(body),
                 chunk_size=max(1, len(body)),
-                content_type=request.content_type,
+                content_type="application/octet-stream",
                 metadata={},
                 parts={0: body},
                 done=True,
             )
             self._once[key] = self._document(f"{next(self._numbers):032x}", once)
-        return _json(self._once[key], status=201)
+        return self._once[key]
+
+    def _batch(self, request: web.Request, body: bytes) -> web.Response:
+        listed, _, rest = body.partition(b"\n")
+        outcomes = []
+        for file in json.loads(listed)["files"]:
+            data, rest = rest[: file["size"]], rest[file["size"] :]
+            outcome: dict[str, Any] = {"upload": None, "problem": {"status": 422}}
+            if hashlib.sha256(data).hexdigest() == file["sha256"]:
+                upload = self._store_once(file["key"], file["name"], data)
+                outcome = {"upload": upload, "problem": None}
+            outcomes.append(outcome)
+        return _json({"files": outcomes})
 
 
 def _ranges(upload: Upload) -> list[list[int]]:

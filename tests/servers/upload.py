@@ -22,7 +22,7 @@ import aiohttp
 from upload_kit.server import ServerConfig, running_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from types import TracebackType
 
 _ROOT: Final = Path(__file__).parent.parent.parent
@@ -50,6 +50,24 @@ def digest_field(data: bytes) -> str:
     """Return the digest as `Content-Digest` has it."""
     encoded = base64.b64encode(hashlib.sha256(data).digest()).decode()
     return f"sha-256=:{encoded}:"
+
+
+def listed(data: bytes, number: int, **more: Any) -> dict[str, Any]:
+    """Return what the list of a batch says of a file."""
+    key = f"key-of-a-file-{number:04d}"
+    facts = {"name": f"{number}.bin", "size": len(data), "sha256": sha256(data)}
+    return {**facts, "key": key, **more}
+
+
+def batch_of(files: Sequence[bytes], entries: Sequence[dict[str, Any]]) -> bytes:
+    """Return the body of a batch: the list, and the files behind it."""
+    line = json.dumps({"files": list(entries)}).encode()
+    return b"\n".join((line, b"".join(files)))
+
+
+def plain_batch(files: Sequence[bytes]) -> bytes:
+    """Return the body of a batch of files that nothing is special about."""
+    return batch_of(files, [listed(data, n) for n, data in enumerate(files)])
 
 
 def names_in(folder: Path) -> list[str]:

@@ -10,7 +10,14 @@ import pytest
 from openapi_schema_validator import OAS31Validator
 from openapi_spec_validator import validate
 
-from tests.servers.upload import UploadApi, open_api, sha256, upload_server
+from tests.servers.upload import (
+    UploadApi,
+    batch_of,
+    listed,
+    open_api,
+    sha256,
+    upload_server,
+)
 from upload_kit.config import Secret
 from upload_kit.models import StreamingProgress
 from upload_kit.server import Forwarding, ServerConfig, create_app, running_server
@@ -77,6 +84,9 @@ async def test_answers_are_what_it_says(api: UploadApi) -> None:
     check("Health", (await api.call("GET", "healthz")).body)
     check("Health", (await api.call("GET", "readyz")).body)
     check("Status", (await api.foundation(data)).body)
+    entries = [listed(data, 0), listed(data, 1, sha256="0" * 64)]
+    batch = batch_of([data, data], entries)
+    check("Batch", (await api.call("POST", "upload/batch", data=batch)).body)
     session_id = await api.begun(data, 10)
     check("Status", (await api.status(session_id)).body)
     check("Sessions", (await api.call("GET", "upload/sessions")).body)

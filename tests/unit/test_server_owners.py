@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.servers.tus_api import BYTES, TusApi
-from tests.servers.upload import RawConnection, Reply, names_in, open_api
+from tests.servers.upload import RawConnection, Reply, names_in, open_api, plain_batch
 from upload_kit.config import Secret
 from upload_kit.server import ServerConfig, running_server
 from upload_kit.server.app import TOKENS
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _DATA: Final = b"<script>alert('sent')</script>"
+_BYTES: Final = b"0123456789"
 _NEVER: Final = "0" * 32
 
 
@@ -66,7 +67,7 @@ async def test_absent_and_anothers_are_the_same(tmp_path: Path) -> None:
         assert set(await ann.sessions()) == {chunked, part}
 
 
-@pytest.mark.parametrize("way", ["foundation", "streaming", "chunk", "tus"])
+@pytest.mark.parametrize("way", ["foundation", "streaming", "batch", "chunk", "tus"])
 async def test_token_that_ends_in_mid_upload(tmp_path: Path, way: str) -> None:
     """Who may not begin an upload by now may not end one either."""
     file = tmp_path / "tokens"
@@ -77,24 +78,27 @@ async def test_token_that_ends_in_mid_upload(tmp_path: Path, way: str) -> None:
         open_api(server.url, "hunter2") as ann,
         RawConnection(server.url) as connection,
     ):
-        session_id = await ann.begun(b"0123456789", 10)
+        session_id = await ann.begun(_BYTES, 10)
         upload = (await TusApi(ann).begun(10)).rpartition("/")[2]
+        body = plain_batch([_BYTES]) if way == "batch" else _BYTES
         head = {
+            "batch": ("POST", "/upload/batch"),
             "foundation": ("POST", "/upload/foundation"),
             "streaming": ("POST", "/upload/streaming", "Accept: application/x-ndjson"),
             "chunk": ("PUT", f"/upload/resumable/{session_id}/chunks/0"),
             "tus": ("PATCH", f"/files/{upload}", "Tus-Resumable: 1.0.0"),
         }[way]
-        lines = ("Authorization: Bearer hunter2", "Content-Length: 10", *head[2:])
+        length = f"Content-Length: {len(body)}"
+        lines = ("Authorization: Bearer hunter2", length, *head[2:])
         lines = (*lines, "Expect: 100-continue")
         if way == "tus":
             lines = (*lines, "Upload-Offset: 0", f"Content-Type: {BYTES}")
         await connection.head(head[0], head[1], *lines)
         assert b" 100 " in await connection.reader.readuntil(b"\r\n\r\n")
-        await connection.send(b"01234")
+        await connection.send(body[:-5])
         file.write_text("bob:hunter2\n")
         await asyncio.to_thread(server.app[TOKENS].reload)
-        await connection.send(b"56789")
+        await connection.send(body[-5:])
         if way == "streaming":
             text = (await connection.reader.readuntil(b"AuthenticationFailed")).decode()
             assert "somebody else" in text

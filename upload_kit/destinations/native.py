@@ -11,7 +11,7 @@ import asyncio
 import base64
 import re
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -19,6 +19,8 @@ import msgspec
 from yarl import URL
 
 from upload_kit.checksums import format_digest
+from upload_kit.destinations.native_batch import MOST, Batcher
+from upload_kit.destinations.native_records import Facts, Status
 from upload_kit.destinations.wire import Wire
 from upload_kit.errors import (
     IntegrityError,
@@ -56,32 +58,6 @@ _COMPLETE_RATE: Final = 50 * MIB
 _JSON: Final = {"Content-Type": "application/json"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Facts:
-    """What the server says of itself."""
-
-    protocol: str
-    min_chunk: int
-    max_chunk: int | None
-    max_chunks: int | None
-    max_size: int | None
-    checksums: frozenset[str]
-    encodings: frozenset[str]
-    expires_after: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Status:
-    """What the server says of an upload, as far as it is of use here."""
-
-    session_id: str
-    chunk_size: int
-    location: str
-    size: int | None
-    sha256: str | None
-    chunks: list[Receipt] | None = None
-
-
 class NativeDestination:
     """The server at a base URL."""
 
@@ -90,6 +66,7 @@ class NativeDestination:
         self._base = str(URL(url)).rstrip("/") + "/"
         self._wire = Wire(options)
         self._capabilities: Capabilities | None = None
+        self._batcher: Batcher | None = None
         self._asking = asyncio.Lock()
 
     async def negotiate(self, spec: UploadSpec) -> Capabilities:
@@ -105,23 +82,24 @@ class NativeDestination:
 
     def introduce(self, wire: Wire, reply: Reply) -> None:
         """Take what the server has told; see `Introduced`."""
-        self._capabilities = self._read(reply)
         self._wire = wire
+        self._capabilities = self._read(reply)
 
     async def _ask(self) -> Capabilities:
         return self._read(await self._wire.request("OPTIONS", self._base))
 
-    @staticmethod
-    def _read(reply: Reply) -> Capabilities:
+    def _read(self, reply: Reply) -> Capabilities:
         """Return what the server says of itself in its answer to OPTIONS."""
         if reply.status != 200:
             raise reply.error()
-        facts = reply.read_as(_Facts)
+        facts = reply.read_as(Facts)
         if facts.protocol != PROTOCOL:
             raise RemoteRejected(
                 f"{reply.url} does not speak {PROTOCOL}.",
                 hint="Check that the URL is that of an upload_kit server.",
             )
+        if facts.batch is not None:
+            self._batcher = Batcher(self._wire, self._base, facts.batch)
         return _capabilities(facts)
 
     async def open(self, spec: UploadSpec, plan: Plan) -> NativeUpload | OneRequest:
@@ -156,11 +134,11 @@ class NativeDestination:
         return NativeUpload(self._wire, self._base, token, spec, is_new=False)
 
     def _one_request(self, spec: UploadSpec, token: str) -> OneRequest:
-        return OneRequest(self._wire, self._base, spec, token)
+        return OneRequest(self._wire, self._base, self._batcher, spec=spec, token=token)
 
     async def _begin(
         self, facts: dict[str, Any], via: Sequence[str] = ()
-    ) -> tuple[_Status, bool]:
+    ) -> tuple[Status, bool]:
         """Begin or find an upload; return how it stands, and whether it is new."""
         reply = await self._wire.request(
             "POST",
@@ -170,10 +148,12 @@ class NativeDestination:
         )
         if reply.status not in {200, 201}:
             raise reply.error()
-        return reply.read_as(_Status), reply.status == 201
+        return reply.read_as(Status), reply.status == 201
 
     async def aclose(self) -> None:
         """Close the connections."""
+        if self._batcher is not None:
+            await self._batcher.aclose()
         await self._wire.aclose()
 
 
@@ -188,7 +168,7 @@ def _fits_one_request(spec: UploadSpec) -> bool:
     )
 
 
-def _capabilities(facts: _Facts) -> Capabilities:
+def _capabilities(facts: Facts) -> Capabilities:
     known = {"sha-256": "sha256"}
     return Capabilities(
         min_chunk=facts.min_chunk,
@@ -211,11 +191,33 @@ def _check_digest(sha256: str | None, ours: bytes, what: str) -> None:
 
 
 class OneRequest:
-    """A small file, sent and published by one request."""
+    """
+    A small file, sent and published by one request, alone or with others.
 
-    def __init__(self, wire: Wire, base: str, spec: UploadSpec, token: str) -> None:
+    Args:
+        wire: Carries its request.
+
+        base: URL of the server.
+
+        batcher: Takes small files along; None where the server knows no batches.
+
+        spec: What is sent.
+
+        token: The key that makes a second time harmless.
+    """
+
+    def __init__(
+        self,
+        wire: Wire,
+        base: str,
+        batcher: Batcher | None,
+        *,
+        spec: UploadSpec,
+        token: str,
+    ) -> None:
         self._wire = wire
         self._base = base
+        self._batcher = batcher
         self._spec = spec
         self._stored: RemoteObject | None = None
         self.token = token
@@ -225,9 +227,31 @@ class OneRequest:
         return []
 
     async def put(self, chunk: ChunkMetadata, body: ChunkBody) -> Receipt:
-        """Send the file; the key makes a second time harmless."""
-        spec = self._spec
+        """Send the file; see `RemoteUpload.put`."""
         digest = await body.digest("sha256")
+        status = await self._along(body, digest) or await self._alone(body, digest)
+        _check_digest(status.sha256, digest, self._spec.name)
+        self._stored = _stored(self._base, status)
+        return Receipt(index=0, size=chunk.size, sha256=digest.hex())
+
+    async def _along(self, body: ChunkBody, digest: bytes) -> Status | None:
+        """Send the file with others that are ready; None if it has to go alone."""
+        if self._batcher is None or body.size > MOST:
+            return None
+        spec = self._spec
+        listed = {
+            "name": spec.name,
+            "size": body.size,
+            "sha256": digest.hex(),
+            "key": self.token,
+            "content_type": spec.content_type,
+            "metadata": spec.metadata,
+        }
+        return await self._batcher.deliver(listed, await body.read(), via=spec.via)
+
+    async def _alone(self, body: ChunkBody, digest: bytes) -> Status:
+        """Send the file by itself."""
+        spec = self._spec
         headers = {
             "Content-Type": spec.content_type,
             "Content-Digest": format_digest("sha256", digest),
@@ -240,10 +264,7 @@ class OneRequest:
         reply = await self._wire.request("POST", url, headers=headers, body=body)
         if reply.status not in {200, 201}:
             raise reply.error()
-        status = reply.read_as(_Status)
-        _check_digest(status.sha256, digest, spec.name)
-        self._stored = _stored(self._base, status)
-        return Receipt(index=0, size=chunk.size, sha256=digest.hex())
+        return reply.read_as(Status)
 
     async def complete(
         self, receipts: Sequence[Receipt], *, sha256: str | None = None
@@ -264,7 +285,7 @@ def _format_metadata(metadata: dict[str, str]) -> str:
     )
 
 
-def _stored(base: str, status: _Status) -> RemoteObject:
+def _stored(base: str, status: Status) -> RemoteObject:
     return RemoteObject(
         location=redact(base + status.location.lstrip("/")),
         size=status.size,
@@ -308,7 +329,7 @@ class NativeUpload:
         )
         if reply.status != 200:
             raise reply.error()
-        return reply.read_as(_Status).chunks or []
+        return reply.read_as(Status).chunks or []
 
     async def put(self, chunk: ChunkMetadata, body: ChunkBody) -> Receipt:
         """Send one chunk; see `RemoteUpload.put`."""
@@ -345,7 +366,7 @@ class NativeUpload:
             response_timeout=self._wire.response_timeout + size / _COMPLETE_RATE,
         )
         if reply.status == 200:
-            return _stored(self._base, reply.read_as(_Status))
+            return _stored(self._base, reply.read_as(Status))
         raise self._refusal(reply)
 
     def _refusal(self, reply: Reply) -> Exception:

@@ -92,7 +92,7 @@ class HttpBody:
 
         pace: Waits until so many more bytes may be taken; None for no limit.
 
-        may_end: Raises if its sender may not send it any more, once it is all there.
+        may_go_on: Raises if its sender may not send it any more.
     """
 
     def __init__(
@@ -102,9 +102,9 @@ class HttpBody:
         budget: MemoryBudget,
         pace: Callable[[int], Awaitable[None]] | None = None,
         *,
-        may_end: Callable[[], None] = lambda: None,
+        may_go_on: Callable[[], None] = lambda: None,
     ) -> None:
-        self._may_end = may_end
+        self._may_go_on = may_go_on
         self._request = request
         self._content = request.content
         self._limits = limits
@@ -135,9 +135,8 @@ class HttpBody:
     async def batch(self) -> tuple[Sequence[bytes], bool]:
         """Return the pieces that come next, and whether they are the last."""
         pieces, last = await self._batch()
-        if last:
-            # It may have taken hours, and its sender's token be gone by now.
-            self._may_end()
+        # It may take hours, and its sender's token be gone by now.
+        self._may_go_on()
         return pieces, last
 
     async def _batch(self) -> tuple[Sequence[bytes], bool]:
@@ -320,10 +319,10 @@ class Bodies:
         )
         pace = self._rates.pace(request[CLIENT])
 
-        def may_end() -> None:
+        def may_go_on() -> None:
             self._tokens.require(request[OWNER], request.headers.get("Authorization"))
 
-        return HttpBody(request, limits, self._budget, pace, may_end=may_end)
+        return HttpBody(request, limits, self._budget, pace, may_go_on=may_go_on)
 
     async def read_json(self, request: web.Request, type_: type[_T], limit: int) -> _T:
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from contextlib import suppress
 from dataclasses import replace
@@ -10,21 +11,24 @@ from typing import TYPE_CHECKING, Final
 
 from upload_kit.logs import note
 from upload_kit.server import rules
+from upload_kit.server.batch import BatchSink
 from upload_kit.server.core import superseded
 from upload_kit.server.documents import Snapshot
-from upload_kit.server.intake import FileSink
+from upload_kit.server.fields import parse_media_type
+from upload_kit.server.intake import Expected, FileSink
 from upload_kit.server.locks import LocalLocker
+from upload_kit.server.problems import UploadProblem
 from upload_kit.server.receive import pump, run
+from upload_kit.server.rules import NewUpload
 from upload_kit.server.storage import UploadMissing, whole_chunk
 from upload_kit.units import KIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from upload_kit.server.intake import Expected
+    from upload_kit.server.batch import ListedFile
     from upload_kit.server.parts import Parts
     from upload_kit.server.receive import Body
-    from upload_kit.server.rules import NewUpload
     from upload_kit.server.storage import UploadInfo
 
 # Hexadecimal digits of an upload's ID.
@@ -95,6 +99,67 @@ class FileCore:
         async with self._receiving.hold(info.upload_id, None, evict):
             return await self._first(info, body) or await take(info)
 
+    async def store_batch(
+        self,
+        owner: str,
+        files: Sequence[ListedFile],
+        body: Body,
+        *,
+        via: tuple[str, ...] = (),
+    ) -> list[Snapshot | UploadProblem]:
+        """
+        Store small files that come back to back; each counts by itself.
+
+        Nothing is locked, and nothing looked for before: they are received as soon as
+        looked for, and of two that have the same key the first one published counts.
+
+        Args:
+            owner: Whose files they are.
+
+            files: What comes, in order.
+
+            body: Their bytes.
+
+            via: IDs of the servers that they came through.
+
+        Returns:
+            What became of each.
+
+        Raises:
+            UploadProblem: The body is broken; the files before that place are stored.
+        """
+        pool = self._parts.pool
+        sink = BatchSink(
+            [(file.size, self._listed(owner, file, via)) for file in files]
+        )
+        try:
+            outcomes = await pump(body, sink, pool, lambda _size: None)
+        except BaseException:
+            await run(pool, sink.abort)
+            raise
+        return [
+            outcome if isinstance(outcome, UploadProblem) else _completed(outcome)
+            for outcome in outcomes
+        ]
+
+    def _listed(
+        self, owner: str, file: ListedFile, via: tuple[str, ...]
+    ) -> FileSink | UploadProblem:
+        """Return what takes a file of a batch, or why it is refused."""
+        new = NewUpload(
+            name=file.name,
+            size=file.size,
+            content_type=parse_media_type(file.content_type),
+            metadata=file.metadata,
+            via=via,
+        )
+        try:
+            info = self.describe(owner, new)
+        except UploadProblem as problem:
+            return problem
+        info = replace(info, upload_id=owned_key(owner, file.key)[:_ID_LENGTH])
+        return self._sink(info, Expected(content=bytes.fromhex(file.sha256)))
+
     async def _first(self, info: UploadInfo, body: Body) -> Snapshot | None:
         """Return what was stored with this key before, if it is worth looking first."""
         if body.size is not None and body.size <= _SMALL:
@@ -116,19 +181,31 @@ class FileCore:
     ) -> Snapshot:
         parts = self._parts
         note(upload=info.upload_id)
-        sink = FileSink(
+        sink = self._sink(info, expected)
+        try:
+            stored = await pump(body, sink, parts.pool, arrived)
+        except BaseException:
+            await run(parts.pool, sink.abort)
+            raise
+        return _completed(stored)
+
+    def _sink(self, info: UploadInfo, expected: Expected) -> FileSink:
+        parts = self._parts
+        return FileSink(
             parts.storage,
             info,
             expected,
             ledger=parts.ledger,
             publishing=parts.publishing,
         )
-        try:
-            stored = await pump(body, sink, parts.pool, arrived)
-        except BaseException:
-            await run(parts.pool, sink.abort)
-            raise
-        log.info("%s is complete, %s bytes", stored.name, stored.size)
-        chunks = {0: whole_chunk(stored)}
-        touched_at = stored.completed_at or 0.0
-        return Snapshot(info=stored, chunks=chunks, touched_at=touched_at)
+
+
+def owned_key(owner: str, key: str) -> str:
+    """Return a digest of a key and its owner: nobody meets another one's keys."""
+    return hashlib.sha256(f"{owner}\0{key}".encode()).hexdigest()
+
+
+def _completed(stored: UploadInfo) -> Snapshot:
+    log.info("%s is complete, %s bytes", stored.name, stored.size)
+    chunks = {0: whole_chunk(stored)}
+    return Snapshot(info=stored, chunks=chunks, touched_at=stored.completed_at or 0.0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from upload_kit.server.activity import Activity
+from upload_kit.server.batch import MAX_BYTES, MAX_LIST, BatchBody
 from upload_kit.server.fields import (
     digest_field,
     malformed,
@@ -19,10 +19,11 @@ from upload_kit.server.fields import (
     parse_media_type,
     parse_metadata,
 )
+from upload_kit.server.files import owned_key
 from upload_kit.server.intake import Expected
 from upload_kit.server.multipart import PartBody, parse_boundary
 from upload_kit.server.problems import ProblemType, UploadProblem
-from upload_kit.server.replies import CAME_THROUGH, OWNER
+from upload_kit.server.replies import CAME_THROUGH, OWNER, json_response
 from upload_kit.server.rules import NewUpload
 from upload_kit.server.streams import LineStream
 from upload_kit.server.watching import follow
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from upload_kit.server.body import Bodies, HttpBody
     from upload_kit.server.config import ServerConfig
+    from upload_kit.server.documents import Snapshot
     from upload_kit.server.files import FileCore
     from upload_kit.server.forward_lines import ForwardWatcher
     from upload_kit.server.receive import Body
@@ -85,6 +87,7 @@ class NativeFileRoutes:
         return [
             web.post("/upload/foundation", self.foundation),
             web.post("/upload/streaming", self.streaming),
+            web.post("/upload/batch", self.batch),
         ]
 
     async def foundation(self, request: web.Request) -> web.Response:
@@ -119,6 +122,21 @@ class NativeFileRoutes:
                 async for line in lines:
                     await stream.send(line)
         return await stream.close()
+
+    async def batch(self, request: web.Request) -> web.Response:
+        """Store many small files, and answer with what became of each."""
+        with self._bodies.open(request, MAX_LIST + 1 + MAX_BYTES) as outer:
+            body = BatchBody(outer)
+            files = await body.files()
+            outcomes = await self._core.store_batch(
+                request[OWNER], files, body, via=request[CAME_THROUGH]
+            )
+        return json_response({"files": [await self._tell(one) for one in outcomes]})
+
+    async def _tell(self, outcome: Snapshot | UploadProblem) -> dict[str, object]:
+        if isinstance(outcome, UploadProblem):
+            return {"upload": None, "problem": outcome.document()}
+        return {"upload": await self._reporter.document(outcome), "problem": None}
 
     async def _incoming(self, request: web.Request, body: HttpBody) -> _Incoming:
         """Read what is said of a file: in the headers, or in those of its part."""
@@ -161,6 +179,4 @@ class NativeFileRoutes:
 def _idempotency_key(request: web.Request) -> str | None:
     """Return a digest of the key and its owner: nobody meets another one's keys."""
     key = parse_key(request.headers.get("Idempotency-Key"))
-    if key is None:
-        return None
-    return hashlib.sha256(f"{request[OWNER]}\0{key}".encode()).hexdigest()
+    return None if key is None else owned_key(request[OWNER], key)

@@ -99,9 +99,17 @@ def _file_paths() -> _Json:
         body=_FILE_BODY,
         media=_STREAMS,
     )
+    batch = _operation(
+        "Store many small files: a line of JSON that lists them, then their bytes.",
+        {200: "Batch"},
+        problems=(*_BODY, ProblemType.LOOP),
+        parameters=[_VIA],
+        body={"required": True, "content": {"application/octet-stream": {}}},
+    )
     return {
         "/upload/foundation": {"post": foundation},
         "/upload/streaming": {"post": streaming},
+        "/upload/batch": {"post": batch},
     }
 
 

@@ -29,6 +29,10 @@ def _object(optional: tuple[str, ...] = (), /, **properties: _Json) -> _Json:
     return {"type": "object", "properties": properties, "required": required}
 
 
+def _or_null(schema: str) -> _Json:
+    return {"oneOf": [{"$ref": f"#/components/schemas/{schema}"}, {"type": "null"}]}
+
+
 def _list_of(schema: str) -> _Json:
     return {"type": "array", "items": {"$ref": f"#/components/schemas/{schema}"}}
 
@@ -56,6 +60,7 @@ SCHEMAS: Final[dict[str, _Json]] = {
         encodings=_TEXTS,
         expires_after=_SECONDS,
         durability=_DURABILITY,
+        batch=_object(files=_COUNT, bytes=_COUNT),
     ),
     "Begin": _object(
         (
@@ -104,13 +109,10 @@ SCHEMAS: Final[dict[str, _Json]] = {
         chunks={
             "oneOf": [_list_of("Chunk"), {"type": "null"}],
         },
-        forwarded={
-            "oneOf": [
-                {"$ref": "#/components/schemas/Forwarded"},
-                {"type": "null"},
-            ],
-        },
+        forwarded=_or_null("Forwarded"),
     ),
+    "Batch": _object(files=_list_of("Outcome")),
+    "Outcome": _object(upload=_or_null("Status"), problem=_or_null("Problem")),
     "Forwarded": _object(
         state={"enum": [state.value for state in ForwardState]},
         destination=_TEXT_OR_NULL,

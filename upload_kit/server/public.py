@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from upload_kit.server.batch import MAX_BYTES, MAX_FILES
 from upload_kit.server.decoding import DECODERS
 from upload_kit.server.openapi import openapi_document
 from upload_kit.server.problems import ProblemType, UploadProblem
@@ -76,6 +77,7 @@ class PublicRoutes:
             "max_chunks": config.max_chunks,
             "max_size": config.max_size,
             "default_chunk": config.default_chunk,
+            "batch": {"files": MAX_FILES, "bytes": MAX_BYTES},
             "checksums": ["sha-256"],
             "encodings": sorted(DECODERS),
             "expires_after": config.expires_after,

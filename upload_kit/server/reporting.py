@@ -1,4 +1,4 @@
-"""How far an upload is, and its forward, as an answer."""
+"""How far an upload is, and its forward, for whoever asks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Reporter:
         self, snapshot: Snapshot, *, status: int = 200, with_chunks: bool = False
     ) -> web.Response:
         """
-        Return the status document of an upload.
+        Answer with the status document of an upload.
 
         Args:
             snapshot: How far the upload is.
@@ -42,10 +42,23 @@ class Reporter:
 
             with_chunks: Whether every chunk is to be listed.
         """
+        document = await self.document(snapshot, with_chunks=with_chunks)
+        return json_response(document, status=status)
+
+    async def document(
+        self, snapshot: Snapshot, *, with_chunks: bool = False
+    ) -> dict[str, object]:
+        """
+        Return the status document of an upload.
+
+        Args:
+            snapshot: How far the upload is.
+
+            with_chunks: Whether every chunk is to be listed.
+        """
         forward = None
         if snapshot.is_complete and self._forwarder is not None:
             forward, _progress = await self._forwarder.look(snapshot.info.upload_id)
-        document = status_document(
+        return status_document(
             snapshot, self._config, with_chunks=with_chunks, forward=forward
         )
-        return json_response(document, status=status)
