@@ -1,14 +1,15 @@
 """
 What holds for every test.
 
-No setting of the user's is seen, no event loop is blocked, properties search as hard as
-asked, and in CI no skip goes unseen.
+No setting of the user's is seen, no event loop is blocked, logs are as they were,
+properties search as hard as asked, and in CI no skip goes unseen.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -51,6 +52,19 @@ def sessions_elsewhere(
 ) -> None:
     """Keep sessions and history out of the folder of whoever runs the tests."""
     monkeypatch.setenv("UPLOAD_KIT_SESSION_DIR", str(tmp_path_factory.mktemp("state")))
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """Undo what a command that runs in this process sets up for a program's logs."""
+    loggers = [
+        logging.getLogger(name) for name in ("upload_kit", "upload_kit.transfer")
+    ]
+    before = [(logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, (level, handlers) in zip(loggers, before, strict=True):
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
 
 
 @pytest.fixture
