@@ -37,11 +37,15 @@ def serve_folder(order: Mapping[str, Any], say: Say) -> None:
 
         say: Where to.
     """
-    settings = dict(order)
-    settings["directory"] = Path(settings["directory"])
+    serve(read_config(order), ready=lambda url: say({"url": url}))
+
+
+def read_config(order: Mapping[str, Any]) -> ServerConfig:
+    """Return the settings of a server, as `serve_folder` takes them."""
+    settings = {**order, "directory": Path(order["directory"])}
     if "durability" in settings:
         settings["durability"] = Durability(settings["durability"])
-    serve(ServerConfig(**settings), ready=lambda url: say({"url": url}))
+    return ServerConfig(**settings)
 
 
 def serve_small_disk(order: Mapping[str, Any], say: Say) -> None:

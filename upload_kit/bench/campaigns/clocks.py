@@ -6,15 +6,13 @@ import asyncio
 import email.utils
 import hashlib
 import time
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
-from upload_kit.bench.campaigns.forks import Fork, ForkServer
-from upload_kit.bench.campaigns.outcome import draw_for
+from upload_kit.bench.campaigns.forked import ForkedCampaign, hear_out
 from upload_kit.bench.campaigns.servers import ForkedServer
 from upload_kit.bench.campaigns.venues import StoreFolder
 from upload_kit.bench.link import ShapedLink
@@ -23,10 +21,9 @@ from upload_kit.units import KIB, MB, MIB
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator
 
+    from upload_kit.bench.campaigns.forks import Fork, ForkServer
     from upload_kit.bench.campaigns.outcome import Findings
-    from upload_kit.bench.campaigns.runner import Tries
 
 _UPLOAD: Final = "upload_kit.bench.campaigns.children:upload"
 # Bytes a second: a clock that jumps is noticed within a second.
@@ -74,17 +71,6 @@ class FakedClock:
         return {"FAKETIME_TIMESTAMP_FILE": str(self._file)}
 
 
-def _faking() -> dict[str, str]:
-    """Return the variables of a `ForkServer` whose processes live by such clocks."""
-    return {
-        "LD_PRELOAD": _library() or "",
-        "FAKETIME_CACHE_DURATION": "1",
-        "FAKETIME_DISABLE_SHM": "1",
-        "DONT_FAKE_MONOTONIC": "1",
-        "NO_FAKE_STAT": "1",
-    }
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plot:
     """What one try uploads, and which clock jumps when and where; all of it drawn."""
@@ -110,7 +96,7 @@ def _draw(draw: random.Random) -> _Plot:
     )
 
 
-class ClockCampaign:
+class ClockCampaign(ForkedCampaign):
     """
     Lets clocks jump, forwards and backwards, by seconds and by years.
 
@@ -118,49 +104,41 @@ class ClockCampaign:
         tries: Uploads of a full round.
     """
 
-    name = "clock"
-    at_once = 8
-
     def __init__(self, *, tries: int = 100) -> None:
-        self.tries = tries
+        super().__init__("clock", tries=tries, at_once=8)
 
     def obstacle(self) -> str | None:
         """Return why no clock can be set here, or None."""
         if _library() is None:
             return "it needs faketime (on Debian: apt-get install faketime)"
-        return ForkServer.obstacle()
+        return super().obstacle()
 
-    @asynccontextmanager
-    async def running(self, place: Path, seed: int) -> AsyncIterator[Tries]:
-        """Start what forks clients and servers."""
-        async with ForkServer(await asyncio.to_thread(_faking)) as forks:
-            yield ClockTries(forks, place, seed)
+    def environment(self) -> dict[str, str]:
+        """Return the variables of processes that live by such clocks."""
+        return {
+            "LD_PRELOAD": _library() or "",
+            "FAKETIME_CACHE_DURATION": "1",
+            "FAKETIME_DISABLE_SHM": "1",
+            "DONT_FAKE_MONOTONIC": "1",
+            "NO_FAKE_STAT": "1",
+        }
 
-
-class ClockTries:
-    """A campaign that is under way; see `Tries`."""
-
-    def __init__(self, forks: ForkServer, place: Path, seed: int) -> None:
-        self._forks = forks
-        self._place = place
-        self._seed = seed
-
-    async def attempt(self, index: int, findings: Findings) -> None:
+    async def play(
+        self, forks: ForkServer, place: Path, draw: random.Random, findings: Findings
+    ) -> None:
         """Upload one file, with clocks that jump once, until it is there."""
-        plot = _draw(draw_for(self._seed, ClockCampaign.name, index))
-        place = self._place / f"{index:05}"
-        await asyncio.to_thread(place.mkdir)
+        plot = _draw(draw)
         source = place / "try.bin"
         await asyncio.to_thread(source.write_bytes, plot.content)
         server_clock = await asyncio.to_thread(FakedClock, place / "server-clock")
         client_clock = await asyncio.to_thread(FakedClock, place / "client-clock")
         server = ForkedServer(
-            self._forks, place / "store", environment=server_clock.environment
+            forks, place / "store", environment=server_clock.environment
         )
         await server.start()
 
         async def upload(order: dict[str, Any]) -> Fork:
-            return await self._forks.fork(
+            return await forks.fork(
                 _UPLOAD, order, environment=client_clock.environment
             )
 
@@ -179,12 +157,12 @@ class ClockTries:
             await asyncio.to_thread(server_clock.set, plot.server_jump)
             await asyncio.to_thread(client_clock.set, plot.client_jump)
             findings.faults += bool(plot.server_jump) + bool(plot.client_jump)
-            result = await _result(client, findings)
+            result = await hear_out(client, findings)
             for _ in range(_PATIENCE):
                 if result is not None:
                     break
                 findings.resumes += 1
-                result = await _result(await upload(order), findings)
+                result = await hear_out(await upload(order), findings)
         await self._check(plot, StoreFolder(server.folder), result, findings)
         # A clock that did not jump would have proved nothing.
         await asyncio.sleep(_NOTICED)
@@ -192,9 +170,6 @@ class ClockTries:
         if abs(off - plot.server_jump) > _SLACK:
             findings.blame(f"the server's clock is off by {off:.0f} s")
         await server.stop()
-
-    async def conclude(self, findings: Findings) -> None:
-        """Do nothing: each try has looked at what it left behind."""
 
     async def _check(
         self,
@@ -224,16 +199,3 @@ async def _seconds_off(url: str) -> float:
     ):
         date = email.utils.parsedate_to_datetime(reply.headers["Date"])
     return date.timestamp() - time.time()
-
-
-async def _result(client: Fork, findings: Findings) -> dict[str, Any] | None:
-    """Hear a client out; None unless it said that the file is there."""
-    loop = asyncio.get_running_loop()
-    result: dict[str, Any] | None = None
-    heard = loop.time()
-    while (said := await client.hear()) is not None:
-        findings.stalled(loop.time() - heard)
-        heard = loop.time()
-        result = said.get("result")
-    await client.ended()
-    return result

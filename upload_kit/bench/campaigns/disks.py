@@ -6,16 +6,14 @@ import asyncio
 import hashlib
 import os
 import signal
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.bench.campaigns.children import IMPATIENT
-from upload_kit.bench.campaigns.forks import ForkServer
+from upload_kit.bench.campaigns.forked import ForkedCampaign
 from upload_kit.bench.campaigns.links import watch
 from upload_kit.bench.campaigns.mounts import disk_obstacle
 from upload_kit.bench.campaigns.native_venue import clean_up
-from upload_kit.bench.campaigns.outcome import draw_for
 from upload_kit.bench.campaigns.session_folders import (
     acknowledged_bytes,
     expire_sessions,
@@ -27,11 +25,9 @@ from upload_kit.uploaders.resumable import ResumableUploader
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator
 
-    from upload_kit.bench.campaigns.forks import Fork
+    from upload_kit.bench.campaigns.forks import Fork, ForkServer
     from upload_kit.bench.campaigns.outcome import Findings
-    from upload_kit.bench.campaigns.runner import Tries
     from upload_kit.models import UploadResult
 
 _SERVE: Final = "upload_kit.bench.campaigns.children:serve_small_disk"
@@ -43,7 +39,7 @@ _SOON: Final = 0.05
 _BOOK: Final = 16 * KIB
 
 
-class DiskCampaign:
+class DiskCampaign(ForkedCampaign):
     """
     Uploads to a server whose disk is nearly full, while room is made bit by bit.
 
@@ -51,44 +47,26 @@ class DiskCampaign:
         tries: Uploads of a full round.
     """
 
-    name = "disk"
-    at_once = 4
-
     def __init__(self, *, tries: int = 150) -> None:
-        self.tries = tries
+        super().__init__("disk", tries=tries, at_once=4)
 
     def obstacle(self) -> str | None:
         """Return why no small disk can be had here, or None."""
-        return ForkServer.obstacle() or disk_obstacle()
+        return super().obstacle() or disk_obstacle()
 
-    @asynccontextmanager
-    async def running(self, place: Path, seed: int) -> AsyncIterator[Tries]:
-        """Start what forks servers."""
-        async with ForkServer() as forks:
-            yield DiskTries(forks, place, seed)
-
-
-class DiskTries:
-    """A campaign that is under way; see `Tries`."""
-
-    def __init__(self, forks: ForkServer, place: Path, seed: int) -> None:
-        self._forks = forks
-        self._place = place
-        self._seed = seed
-
-    async def attempt(self, index: int, findings: Findings) -> None:
+    async def play(
+        self, forks: ForkServer, place: Path, draw: random.Random, findings: Findings
+    ) -> None:
         """Upload one file to a disk of its own."""
-        draw = draw_for(self._seed, DiskCampaign.name, index)
-        place = self._place / f"{index:05}"
         disk = place / "disk"
-        await asyncio.to_thread(disk.mkdir, parents=True)
+        await asyncio.to_thread(disk.mkdir)
         order = {
             "directory": str(disk),
             "port": 0,
             "size": _DISK,
             "rounds": [{}, {"expires_after": _SOON}],
         }
-        server = await self._forks.fork(_SERVE, order)
+        server = await forks.fork(_SERVE, order)
         try:
             scene = _Scene(draw, server, place, disk)
             await scene.play(await _url(server), findings)
@@ -96,9 +74,6 @@ class DiskTries:
             await server.kill()
         for leftover in await expire_sessions(scene.sessions):
             findings.blame(f"{scene.source.name}: {leftover}")
-
-    async def conclude(self, findings: Findings) -> None:
-        """Do nothing: each try has looked at what it left behind."""
 
 
 async def _url(server: Fork) -> str:

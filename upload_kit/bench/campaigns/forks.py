@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     Say = Callable[[Mapping[str, Any]], None]
     """Tells whoever forked a process, in a line of JSON."""
 
-_START_SECONDS: Final = 30.0
+START_SECONDS: Final = 30.0
 _END_SECONDS: Final = 20.0
 _LINE: Final = 1 << 24
 # PR_SET_PDEATHSIG of <sys/prctl.h>.
@@ -63,7 +63,7 @@ class Fork:
         """Whether it is gone, and nothing of it is left here."""
         return self._ended.is_set and self._writer.is_closing()
 
-    async def hear(self, timeout: float = _START_SECONDS) -> dict[str, Any] | None:
+    async def hear(self, timeout: float = START_SECONDS) -> dict[str, Any] | None:
         """
         Return what it says next, or None once it has ended.
 
@@ -220,7 +220,7 @@ class ForkServer:
         )
         self._process.stdin.write(line.encode() + b"\n")
         try:
-            async with asyncio.timeout(_START_SECONDS):
+            async with asyncio.timeout(START_SECONDS):
                 fork = await there
         except TimeoutError:
             raise UploadKitError(f"No process was forked for {call}.") from None

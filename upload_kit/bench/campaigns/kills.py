@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
-from upload_kit.bench.campaigns.forks import ForkServer
-from upload_kit.bench.campaigns.outcome import draw_for
+from upload_kit.bench.campaigns.forked import ForkedCampaign, hear_out
 from upload_kit.bench.campaigns.session_folders import (
     acknowledged_bytes,
     expire_sessions,
@@ -23,12 +21,10 @@ from upload_kit.units import KIB, MB, MIB
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from upload_kit.bench.campaigns.forks import Fork
+    from upload_kit.bench.campaigns.forks import Fork, ForkServer
     from upload_kit.bench.campaigns.outcome import Findings
-    from upload_kit.bench.campaigns.runner import Tries
     from upload_kit.bench.campaigns.targets import Target
 
 _UPLOAD: Final = "upload_kit.bench.campaigns.children:upload"
@@ -89,7 +85,7 @@ def draw_plot(draw: random.Random) -> Plot:
     )
 
 
-class KillCampaign:
+class KillCampaign(ForkedCampaign):
     """
     Kills one side or both in the middle of uploads, and goes on with them.
 
@@ -100,54 +96,28 @@ class KillCampaign:
     """
 
     def __init__(self, victim: Victim, *, tries: int) -> None:
-        self.name = f"kill/{victim}"
-        self.tries = tries
-        self.at_once = 4
+        super().__init__(f"kill/{victim}", tries=tries, at_once=4)
         self._victim = victim
 
-    def obstacle(self) -> str | None:
-        """Return why processes cannot be forked here, or None."""
-        return ForkServer.obstacle()
-
-    @asynccontextmanager
-    async def running(self, place: Path, seed: int) -> AsyncIterator[Tries]:
-        """Start what forks clients and servers."""
-        async with ForkServer() as forks:
-            yield KillTries(self._victim, forks, place, seed)
-
-
-class KillTries:
-    """A campaign that is under way; see `Tries`."""
-
-    def __init__(
-        self, victim: Victim, forks: ForkServer, place: Path, seed: int
+    async def play(
+        self, forks: ForkServer, place: Path, draw: random.Random, findings: Findings
     ) -> None:
-        self._victim = victim
-        self._forks = forks
-        self._place = place
-        self._seed = seed
-
-    async def attempt(self, index: int, findings: Findings) -> None:
         """Upload one file, kill, look, go on, and look at what is left."""
-        plot = draw_plot(draw_for(self._seed, f"kill/{self._victim}", index))
-        place = self._place / f"{index:05}"
-        await asyncio.to_thread((place / "folder").mkdir, parents=True)
-        source = place / f"try-{index:05}.bin"
+        plot = draw_plot(draw)
+        await asyncio.to_thread((place / "folder").mkdir)
+        source = place / f"try-{place.name}.bin"
         await asyncio.to_thread(source.write_bytes, plot.content)
         async with AsyncExitStack() as stack:
             target: Target = FolderTarget(place / "folder")
             if not (plot.to_folder and self._victim is Victim.CLIENT):
-                made = server_target(self._forks, place / "store", _RATE)
+                made = server_target(forks, place / "store", _RATE)
                 target = await stack.enter_async_context(made)
-            scene = Scene(plot, self._victim, place, source, self._forks, target)
+            scene = Scene(plot, self._victim, place, source, forks, target)
             await scene.play(findings)
             for leftover in await target.leftovers():
                 findings.blame(f"{source.name}: {leftover}")
         for leftover in await expire_sessions(scene.sessions):
             findings.blame(f"{source.name}: {leftover}")
-
-    async def conclude(self, findings: Findings) -> None:
-        """Do nothing: each try has looked at what it left behind."""
 
 
 class Scene:
@@ -184,7 +154,7 @@ class Scene:
         await client.hear()
         await asyncio.sleep(self._plot.kill_after)
         await self._kill(client, findings)
-        result = await self._result(client, findings)
+        result = await hear_out(client, findings)
         for _ in range(_PATIENCE):
             await self._look(findings)
             if result is not None:
@@ -223,24 +193,13 @@ class Scene:
             if sha256 != self._sha256:
                 findings.blame(f"half of {self._name} stands under its name")
 
-    async def _result(self, client: Fork, findings: Findings) -> dict[str, Any] | None:
-        """Hear a client out; None unless it said that the file is there."""
-        result: dict[str, Any] | None = None
-        heard = time.monotonic()
-        while (said := await client.hear()) is not None:
-            findings.stalled(time.monotonic() - heard)
-            heard = time.monotonic()
-            result = said.get("result")
-        await client.ended()
-        return result
-
     async def _go_on(self, findings: Findings) -> dict[str, Any] | None:
         """Have a new process go on; see that it sends nothing acknowledged again."""
         findings.resumes += 1
         published = await self._target.finals(self._name)
         acknowledged = await acknowledged_bytes(self.sessions)
         client = await self._forks.fork(_UPLOAD, self._order)
-        result = await self._result(client, findings)
+        result = await hear_out(client, findings)
         if result is None or published:
             return result
         if result["bytes_resumed"] < acknowledged:

@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import statistics
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from upload_kit.bench.campaigns.forks import ForkServer
+from upload_kit.bench.campaigns.forked import ForkedCampaign
 from upload_kit.bench.campaigns.outcome import Figure
 from upload_kit.bench.campaigns.servers import ForkedServer
 from upload_kit.units import KIB
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
+    import random
+    from collections.abc import Sequence
 
+    from upload_kit.bench.campaigns.forks import ForkServer
     from upload_kit.bench.campaigns.outcome import Findings
-    from upload_kit.bench.campaigns.runner import Tries
 
 _CALL: Final = "upload_kit.bench.campaigns.leak_children:upload_for_long"
 _LONG: Final = 200.0
@@ -32,7 +32,7 @@ _SLOPE: Final = 1024.0
 _ENOUGH: Final = 4000
 
 
-class LeakCampaign:
+class LeakCampaign(ForkedCampaign):
     """
     Uploads for long in one process, some of them cancelled, some in vain.
 
@@ -40,39 +40,24 @@ class LeakCampaign:
         uploads: How many.
     """
 
-    name = "leak"
-    tries = 1
-    at_once = 1
-
     def __init__(self, uploads: int = _ENOUGH) -> None:
+        super().__init__("leak")
         self._uploads = uploads
 
-    def obstacle(self) -> str | None:
-        """Return why processes cannot be forked here, or None."""
-        return ForkServer.obstacle()
-
-    @asynccontextmanager
-    async def running(self, place: Path, seed: int) -> AsyncIterator[Tries]:
-        """Start what forks the client and the server."""
-        self._place, self._seed = place, seed
-        async with ForkServer() as forks:
-            self._forks = forks
-            yield self
-
-    async def attempt(self, index: int, findings: Findings) -> None:
+    async def play(
+        self, forks: ForkServer, place: Path, draw: random.Random, findings: Findings
+    ) -> None:
         """Upload, and watch what the two processes hold."""
-        place = self._place / str(index)
-        await asyncio.to_thread(place.mkdir)
-        server = ForkedServer(self._forks, place / "store", durability="page-cache")
+        server = ForkedServer(forks, place / "store", durability="page-cache")
         await server.start()
         order = {
             "url": server.url,
             "folder": str(place),
             "uploads": self._uploads,
             "every": self._uploads // _SAMPLES,
-            "seed": f"{self._seed}/{index}",
+            "seed": draw.getrandbits(64),
         }
-        client = await self._forks.fork(_CALL, order)
+        client = await forks.fork(_CALL, order)
         ours: list[list[int]] = []
         theirs: list[list[int]] = []
         while (said := await client.hear(_LONG)) is not None:
@@ -86,9 +71,6 @@ class LeakCampaign:
             _judge("client", ours, findings)
             _judge("server", theirs, findings)
         await server.stop()
-
-    async def conclude(self, findings: Findings) -> None:
-        """Do nothing: the try has looked at everything."""
 
 
 def _look(pid: int) -> list[int]:

@@ -5,16 +5,15 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.bench.campaigns.children import IMPATIENT
-from upload_kit.bench.campaigns.outcome import draw_for
 from upload_kit.bench.campaigns.session_folders import (
     acknowledged_bytes,
     expire_sessions,
 )
+from upload_kit.bench.campaigns.venue_campaign import VenueCampaign, VenueTries
 from upload_kit.bench.faults import FaultKind, FaultPlan
 from upload_kit.config import Compression
 from upload_kit.errors import UploadCancelled, UploadKitError
@@ -26,12 +25,10 @@ from upload_kit.uploaders.resumable import ResumableUploader
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from upload_kit.bench.campaigns.outcome import Findings
-    from upload_kit.bench.campaigns.runner import Tries
-    from upload_kit.bench.campaigns.venues import Venue, VenueKind
+    from upload_kit.bench.campaigns.venues import VenueKind
     from upload_kit.models import UploadResult
     from upload_kit.transfer import Transfer
     from upload_kit.uploaders.options import UploaderOptions
@@ -89,7 +86,7 @@ def draw_parcel(draw: random.Random, name: str, kinds: tuple[FaultKind, ...]) ->
     )
 
 
-class LinkCampaign:
+class LinkCampaign(VenueCampaign):
     """
     Uploads to one venue through random faults of the way.
 
@@ -100,36 +97,15 @@ class LinkCampaign:
     """
 
     def __init__(self, kind: VenueKind, *, tries: int = 500) -> None:
-        self.name = f"link/{kind.name}"
-        self.tries = tries
-        self.at_once = 12
-        self._kind = kind
-
-    def obstacle(self) -> str | None:
-        """Return why the venue cannot run here, or None."""
-        return self._kind.obstacle()
-
-    @asynccontextmanager
-    async def running(self, place: Path, seed: int) -> AsyncIterator[Tries]:
-        """Start the venue."""
-        for name in ("venue", "sources", "sessions"):
-            await asyncio.to_thread((place / name).mkdir)
-        async with self._kind.running(place / "venue") as venue:
-            yield LinkTries(self.name, venue, place, seed)
+        super().__init__(kind, LinkTries, family="link", tries=tries, at_once=12)
 
 
-class LinkTries:
+class LinkTries(VenueTries):
     """A campaign that is under way; see `Tries`."""
-
-    def __init__(self, name: str, venue: Venue, place: Path, seed: int) -> None:
-        self._name = name
-        self._venue = venue
-        self._place = place
-        self._seed = seed
 
     async def attempt(self, index: int, findings: Findings) -> None:
         """Upload one file until it is there, or often enough; then look at it."""
-        draw = draw_for(self._seed, self._name, index)
+        draw = self.draw(index)
         parcel = draw_parcel(draw, f"try-{index:05}.bin", self._venue.kinds)
         source = self._place / "sources" / parcel.name
         await asyncio.to_thread(source.write_bytes, parcel.content)
@@ -143,11 +119,6 @@ class LinkTries:
             findings.blame(leftover)
         await self._venue.remove(parcel.name)
         await asyncio.to_thread(source.unlink)
-
-    async def conclude(self, findings: Findings) -> None:
-        """See what is left once everything has expired."""
-        for leftover in await self._venue.leftovers():
-            findings.blame(leftover)
 
     def _uploader(self, parcel: Parcel, url: str) -> ChunkedUploader:
         options: UploaderOptions = {

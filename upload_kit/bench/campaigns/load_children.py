@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
-from upload_kit.bench.campaigns.children import IMPATIENT
+from upload_kit.bench.campaigns.children import IMPATIENT, read_config
 from upload_kit.bench.campaigns.watch import LoopWatch, peak_memory
 from upload_kit.models import Receipt, SourceIdentity, UploadSpec, UploadStatus
 from upload_kit.server.app import running_server
-from upload_kit.server.config import Durability, ServerConfig
 from upload_kit.server.process import stop_signal, tune_memory
 from upload_kit.sessions.manager import SessionManager, open_store
 from upload_kit.uploaders.parallel import ParallelUploader
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from upload_kit.bench.campaigns.forks import Say
+    from upload_kit.server.config import ServerConfig
 
 _PATIENT: Final = 300.0
 # Requests at once of whoever makes sessions at a server.
@@ -36,14 +35,12 @@ def serve_watched(order: Mapping[str, Any], say: Say) -> None:
     Serve a folder until SIGTERM; says `url`, and in the end what it measured.
 
     Args:
-        order: `directory`, `durability`, and any number of the server's settings.
+        order: That of `serve_folder`.
 
         say: Where to.
     """
-    settings = {**order, "directory": Path(order["directory"])}
-    settings["durability"] = Durability(order["durability"])
     tune_memory()
-    asyncio.run(_serve(ServerConfig(**settings), say))
+    asyncio.run(_serve(read_config(order), say))
 
 
 async def _serve(config: ServerConfig, say: Say) -> None:

@@ -5,23 +5,22 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from contextlib import asynccontextmanager
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, Final
 
 import aiohttp
 
-from upload_kit.bench.campaigns.forks import Fork, ForkServer
-from upload_kit.bench.campaigns.outcome import Figure, draw_for
-from upload_kit.errors import UploadKitError
+from upload_kit.bench.campaigns.forked import ForkedCampaign
+from upload_kit.bench.campaigns.outcome import Figure
+from upload_kit.bench.campaigns.servers import ForkedServer
 from upload_kit.units import KIB, MIB
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from upload_kit.bench.campaigns.forks import ForkServer
     from upload_kit.bench.campaigns.outcome import Findings
-    from upload_kit.bench.campaigns.runner import Tries
 
 _CALLS: Final = "upload_kit.bench.campaigns.load_children"
 _ASK: Final = aiohttp.ClientTimeout(total=300)
@@ -36,49 +35,33 @@ _SERVER_MEMORY: Final = 512 * MIB
 _CLIENT_MEMORY: Final = 256 * MIB
 
 
-class WatchedServer:
+class WatchedServer(ForkedServer):
     """
     A server that says in the end what it has measured of itself.
 
     Args:
-        process: Started.
-
-        url: Where it is.
+        forks: Where processes come from.
 
         folder: What it stores to.
+
+        settings: Of its `ServerConfig`, as JSON.
     """
 
-    def __init__(self, process: Fork, url: str, folder: Path) -> None:
-        self.url = url
-        self.folder = folder
-        self._process = process
+    def __init__(self, forks: ForkServer, folder: Path, **settings: Any) -> None:
+        usual = {"durability": "page-cache", "max_sessions": 1_000_000}
+        call = f"{_CALLS}:serve_watched"
+        super().__init__(
+            forks, folder, call=call, patience=_LONG, **{**usual, **settings}
+        )
 
-    async def stop(self, findings: Findings) -> None:
+    async def account(self, findings: Findings) -> None:
         """End it, and note what it has measured."""
-        await self._process.terminate()
-        said = await self._process.hear()
+        await self.stop()
+        said = await self.process.hear()
         if said is None:
             findings.blame("the server said nothing in the end")
             return
         note_limits(findings, "server", said, _SERVER_MEMORY)
-
-
-async def start_watched(
-    forks: ForkServer, folder: Path, **settings: Any
-) -> WatchedServer:
-    """Start a server over a folder."""
-    order = {
-        "directory": str(folder),
-        "port": 0,
-        "durability": "page-cache",
-        "max_sessions": 1_000_000,
-        **settings,
-    }
-    process = await forks.fork(f"{_CALLS}:serve_watched", order)
-    said = await process.hear(_LONG)
-    if said is None:
-        raise UploadKitError(f"No server over {folder} has started.")
-    return WatchedServer(process, said["url"], folder)
 
 
 def note_limits(
@@ -100,68 +83,54 @@ def note_limits(
     ]
 
 
-class LoadCampaign:
+class LoadCampaign(ForkedCampaign):
     """
     What the campaigns of this module share: one try, with a size.
 
     Args:
+        name: Which one.
+
         size: Of what there is much of.
     """
 
-    tries = 1
-    at_once = 1
-    name = "load"
-
-    def __init__(self, size: int) -> None:
+    def __init__(self, name: str, size: int) -> None:
+        super().__init__(f"load/{name}")
         self._size = size
 
-    def obstacle(self) -> str | None:
-        """Return why processes cannot be forked here, or None."""
-        return ForkServer.obstacle()
-
-    @asynccontextmanager
-    async def running(self, place: Path, seed: int) -> AsyncIterator[Tries]:
-        """Start what forks clients and servers."""
-        self._place, self._seed = place, seed
-        async with ForkServer() as forks:
-            self._forks = forks
-            yield self
-
-    async def attempt(self, index: int, findings: Findings) -> None:
+    async def play(
+        self, forks: ForkServer, place: Path, draw: random.Random, findings: Findings
+    ) -> None:
         """Make the one try."""
-        place = self._place / str(index)
-        await asyncio.to_thread(place.mkdir)
         findings.tries = self._size
-        draw = draw_for(self._seed, self.name, index)
-        await self.load(place, draw, findings)
+        await self.load(forks, place, draw, findings)
 
-    async def load(self, place: Path, draw: random.Random, findings: Findings) -> None:
-        """Do much at once, and check it."""
-        raise NotImplementedError
-
-    async def conclude(self, findings: Findings) -> None:
-        """Do nothing: the try has looked at everything."""
+    @abstractmethod
+    async def load(
+        self, forks: ForkServer, place: Path, draw: random.Random, findings: Findings
+    ) -> None:
+        """Do much at once, and check it; see `play`."""
 
 
 class UploadLoad(LoadCampaign):
     """Uploads by ten clients, all at once, on one server."""
 
-    name = "load/at-once"
-
     def __init__(self, size: int = 1000, *, clients: int = 10) -> None:
-        super().__init__(size)
+        super().__init__("at-once", size)
         self._clients = clients
 
-    async def load(self, place: Path, draw: random.Random, findings: Findings) -> None:
+    async def load(
+        self, forks: ForkServer, place: Path, draw: random.Random, findings: Findings
+    ) -> None:
         """Upload as many files as there are, each in three chunks."""
-        server = await start_watched(self._forks, place / "store", durability="fsync")
+        server = WatchedServer(forks, place / "store", durability="fsync")
+        await server.start()
         sources = await asyncio.to_thread(
             _make_files, place, draw, self._size, (300 * KIB, 300 * KIB)
         )
         shares = [list(sources)[n :: self._clients] for n in range(self._clients)]
         at = time.time() + _READY
         clients = [
-            await self._forks.fork(
+            await forks.fork(
                 f"{_CALLS}:upload_many",
                 {
                     "url": server.url,
@@ -176,25 +145,26 @@ class UploadLoad(LoadCampaign):
         said = await asyncio.gather(*(client.hear(_LONG) for client in clients))
         await _check(said, sources, server, findings)
         _note_shares(said, findings)
-        await server.stop(findings)
+        await server.account(findings)
 
 
 class BatchLoad(LoadCampaign):
     """Small files in one batch of one client."""
 
-    name = "load/small-files"
-
     def __init__(self, size: int = 10_000) -> None:
-        super().__init__(size)
+        super().__init__("small-files", size)
 
-    async def load(self, place: Path, draw: random.Random, findings: Findings) -> None:
+    async def load(
+        self, forks: ForkServer, place: Path, draw: random.Random, findings: Findings
+    ) -> None:
         """Upload them, sixteen at a time."""
-        server = await start_watched(self._forks, place / "store")
+        server = WatchedServer(forks, place / "store")
+        await server.start()
         sources = await asyncio.to_thread(
             _make_files, place, draw, self._size, (0, 16 * KIB)
         )
         began = time.time()
-        client = await self._forks.fork(
+        client = await forks.fork(
             f"{_CALLS}:upload_many",
             {
                 "url": server.url,
@@ -208,21 +178,22 @@ class BatchLoad(LoadCampaign):
         rate = self._size / (time.time() - began)
         findings.figures.append(Figure(name="files a second", value=rate))
         await _check([said], sources, server, findings)
-        await server.stop(findings)
+        await server.account(findings)
 
 
 class StoreLoad(LoadCampaign):
     """Sessions in one store, which is then used and cleaned up."""
 
     def __init__(self, store: str, size: int = 10_000) -> None:
-        super().__init__(size)
-        self.name = f"load/sessions-{store}"
+        super().__init__(f"sessions-{store}", size)
         self._store = {"json": "sessions", "sqlite": "sessions.db"}[store]
 
-    async def load(self, place: Path, draw: random.Random, findings: Findings) -> None:
+    async def load(
+        self, forks: ForkServer, place: Path, draw: random.Random, findings: Findings
+    ) -> None:
         """Make them, look for some, let the first half expire."""
         order = {"store": str(place / self._store), "sessions": self._size}
-        child = await self._forks.fork(f"{_CALLS}:keep_sessions", order)
+        child = await forks.fork(f"{_CALLS}:keep_sessions", order)
         said = await child.hear(_LONG)
         if said is None:
             findings.blame("the keeper of sessions died")
@@ -241,22 +212,24 @@ class StoreLoad(LoadCampaign):
 class ServerSessionLoad(LoadCampaign):
     """Unfinished uploads at one server, which is then used, restarted, cleaned up."""
 
-    name = "load/server-sessions"
-
     def __init__(self, size: int = 10_000) -> None:
-        super().__init__(size)
+        super().__init__("server-sessions", size)
 
-    async def load(self, place: Path, draw: random.Random, findings: Findings) -> None:
+    async def load(
+        self, forks: ForkServer, place: Path, draw: random.Random, findings: Findings
+    ) -> None:
         """Begin them, list them, restart, and have all of them expire."""
-        server = await start_watched(self._forks, place / "store")
+        server = WatchedServer(forks, place / "store")
+        await server.start()
         order = {"url": server.url, "sessions": self._size}
-        child = await self._forks.fork(f"{_CALLS}:begin_many", order)
+        child = await forks.fork(f"{_CALLS}:begin_many", order)
         said = await child.hear(_LONG)
         if said is None or said["begun"] != self._size:
             findings.blame(f"not all uploads could be begun: {said}")
         await self._count(server, findings)
-        await server.stop(findings)
-        again = await start_watched(self._forks, server.folder, expires_after=0.05)
+        await server.account(findings)
+        again = WatchedServer(forks, server.folder, expires_after=0.05)
+        await again.start()
         async with (
             aiohttp.ClientSession(timeout=_ASK) as session,
             session.post(f"{again.url}upload/cleanup") as reply,
@@ -264,7 +237,7 @@ class ServerSessionLoad(LoadCampaign):
             removed = (await reply.json())["removed"]
         if removed != self._size:
             findings.blame(f"of {self._size} uploads, {removed} were removed")
-        await again.stop(findings)
+        await again.account(findings)
 
     async def _count(self, server: WatchedServer, findings: Findings) -> None:
         async with (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from upload_kit.bench.campaigns.forks import START_SECONDS
 from upload_kit.errors import UploadKitError
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ class ForkedServer:
 
         environment: Variables of its environment.
 
+        call: What the process does.
+
+        patience: Seconds that it may take to start.
+
         settings: Of its `ServerConfig`, as JSON.
     """
 
@@ -36,6 +41,8 @@ class ForkedServer:
         folder: Path,
         *,
         environment: Mapping[str, str] | None = None,
+        call: str = _SERVE,
+        patience: float = START_SECONDS,
         **settings: Any,
     ) -> None:
         self.folder = folder
@@ -44,6 +51,8 @@ class ForkedServer:
         self.settings = settings
         self._forks = forks
         self._environment = environment
+        self._call = call
+        self._patience = patience
         self._fork: Fork | None = None
 
     @property
@@ -61,9 +70,9 @@ class ForkedServer:
         """
         order = {"directory": str(self.folder), "port": self.port, **self.settings}
         self._fork = await self._forks.fork(
-            _SERVE, order, environment=self._environment
+            self._call, order, environment=self._environment
         )
-        said = await self._fork.hear()
+        said = await self._fork.hear(self._patience)
         if said is None:
             raise UploadKitError(f"No server over {self.folder} has started.")
         self.url = said["url"]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from upload_kit.bench.campaigns.children import IMPATIENT
 from upload_kit.bench.campaigns.links import watch
-from upload_kit.bench.campaigns.outcome import draw_for
 from upload_kit.bench.campaigns.session_folders import expire_sessions
+from upload_kit.bench.campaigns.venue_campaign import VenueCampaign, VenueTries
 from upload_kit.bench.faults import FaultPlan
 from upload_kit.errors import SourceError, UploadKitError
 from upload_kit.units import KIB, MB, MIB
@@ -20,12 +19,10 @@ from upload_kit.uploaders.resumable import ResumableUploader
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from upload_kit.bench.campaigns.outcome import Findings
-    from upload_kit.bench.campaigns.runner import Tries
-    from upload_kit.bench.campaigns.venues import Venue, VenueKind
+    from upload_kit.bench.campaigns.venues import VenueKind
     from upload_kit.models import UploadResult
 
 # Bytes a second: the change comes in the middle of an upload.
@@ -101,7 +98,7 @@ def draw_meddling(draw: random.Random) -> Meddling:
     )
 
 
-class SourceCampaign:
+class SourceCampaign(VenueCampaign):
     """
     Meddles with sources while they are uploaded.
 
@@ -112,36 +109,15 @@ class SourceCampaign:
     """
 
     def __init__(self, kind: VenueKind, *, tries: int = 150) -> None:
-        self.name = f"source/{kind.name}"
-        self.tries = tries
-        self.at_once = 4
-        self._kind = kind
-
-    def obstacle(self) -> str | None:
-        """Return why the venue cannot run here, or None."""
-        return self._kind.obstacle()
-
-    @asynccontextmanager
-    async def running(self, place: Path, seed: int) -> AsyncIterator[Tries]:
-        """Start the venue."""
-        for name in ("venue", "sources", "sessions"):
-            await asyncio.to_thread((place / name).mkdir)
-        async with self._kind.running(place / "venue") as venue:
-            yield SourceTries(self.name, venue, place, seed)
+        super().__init__(kind, SourceTries, family="source", tries=tries, at_once=4)
 
 
-class SourceTries:
+class SourceTries(VenueTries):
     """A campaign that is under way; see `Tries`."""
-
-    def __init__(self, name: str, venue: Venue, place: Path, seed: int) -> None:
-        self._name = name
-        self._venue = venue
-        self._place = place
-        self._seed = seed
 
     async def attempt(self, index: int, findings: Findings) -> None:
         """Upload, meddle, look; then upload what the source has become."""
-        meddling = draw_meddling(draw_for(self._seed, self._name, index))
+        meddling = draw_meddling(self.draw(index))
         source = self._place / "sources" / f"try-{index:05}.bin"
         sessions = self._place / "sessions" / source.name
         await asyncio.to_thread(source.write_bytes, meddling.before)
@@ -163,11 +139,6 @@ class SourceTries:
         await asyncio.to_thread(source.unlink, missing_ok=True)
         for leftover in await expire_sessions(sessions):
             findings.blame(f"{source.name}: {leftover}")
-
-    async def conclude(self, findings: Findings) -> None:
-        """See what is left once everything has expired."""
-        for leftover in await self._venue.leftovers():
-            findings.blame(leftover)
 
     async def _meddled(
         self,
