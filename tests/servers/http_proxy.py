@@ -10,16 +10,17 @@ import aiohttp
 from aiohttp import web
 from yarl import URL
 
+from tests.servers.app import AppServer
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 # What is no shorter is a body with bytes of a file, not one that describes it.
 _BODY: Final = 50_000
 _OF_ONE_CONNECTION: Final = ("Transfer-Encoding", "Connection", "Date", "Server")
 
 
-class HttpProxy:
+class HttpProxy(AppServer):
     """
     Stands before a server, on a free port of loopback, in the running event loop.
 
@@ -28,35 +29,30 @@ class HttpProxy:
     """
 
     def __init__(self, upstream: str) -> None:
-        self.url = ""
-        self.port = 0
+        super().__init__()
         self._upstream = upstream
-        self._runner: web.AppRunner | None = None
         self._client: aiohttp.ClientSession | None = None
 
-    async def __aenter__(self) -> Self:
+    @property
+    def url(self) -> str:
+        """Where it is, without a path."""
+        return self.origin
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return URL(self.origin).port or 0
+
+    def make_app(self) -> web.Application:
+        """Return what hands everything on."""
         app = web.Application(client_max_size=0)
         app.router.add_route("*", "/{path:.*}", self.handle)
-        self._client = aiohttp.ClientSession(auto_decompress=False)
-        self._runner = web.AppRunner(
-            app, access_log=None, auto_decompress=False, shutdown_timeout=0.1
-        )
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        host, self.port = self._runner.addresses[0][:2]
-        self.url = f"http://{host}:{self.port}"
-        return self
+        return app
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._runner is not None
-        assert self._client is not None
-        await self._runner.cleanup()
-        await self._client.close()
+    async def __aenter__(self) -> Self:
+        client = aiohttp.ClientSession(auto_decompress=False)
+        self._client = await self.running.enter_async_context(client)
+        return await super().__aenter__()
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """Answer a request; a subclass may do something else than hand it on."""

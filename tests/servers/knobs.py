@@ -13,14 +13,15 @@ import base64
 import gzip
 import hashlib
 import json
-import socket
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 import zstandard
 from aiohttp import web
+
+from tests.servers.app import AppServer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -117,7 +118,7 @@ class Upload:
     done: bool = False
 
 
-class KnobServer:
+class KnobServer(AppServer):
     """
     Runs on a free port of loopback while the context lasts.
 
@@ -126,7 +127,7 @@ class KnobServer:
     """
 
     def __init__(self, **facts: Any) -> None:
-        self.url = ""
+        super().__init__(receive_buffer=_RECEIVE_BUFFER)
         self.uploads: dict[str, Upload] = {}
         self.published: dict[str, bytes] = {}
         self.stored = 0
@@ -140,7 +141,13 @@ class KnobServer:
         self._once: dict[str, dict[str, Any]] = {}
         self._numbers = iter(range(1, 1_000_000))
 
-    async def __aenter__(self) -> Self:
+    @property
+    def url(self) -> str:
+        """Where it is, with a slash at the end."""
+        return f"{self.origin}/"
+
+    def make_app(self) -> web.Application:
+        """Return what speaks the protocol."""
         app = web.Application(client_max_size=2**40)
         for method, path, step, handler in (
             ("OPTIONS", "/", Step.OPTIONS, self._options),
@@ -153,16 +160,7 @@ class KnobServer:
             ("POST", "/upload/batch", Step.BATCH, self._batch),
         ):
             app.router.add_route(method, path, self._route(step, handler))
-        self._runner = web.AppRunner(
-            app, auto_decompress=False, access_log=None, shutdown_timeout=0.1
-        )
-        await self._runner.setup()
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
-        listener.bind(("127.0.0.1", 0))
-        await web.SockSite(self._runner, listener).start()
-        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        return self
+        return app
 
     async def __aexit__(
         self,
@@ -171,7 +169,7 @@ class KnobServer:
         trace: TracebackType | None,
     ) -> None:
         self._never.set()
-        await self._runner.cleanup()
+        await super().__aexit__(kind, error, trace)
 
     def fault(self, step: Step, fault: Fault) -> None:
         """Let the next requests of this step go wrong; earlier faults come first."""

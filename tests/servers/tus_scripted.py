@@ -12,15 +12,15 @@ import base64
 import hashlib
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
 
+from tests.servers.app import AppServer
 from upload_kit.units import MIB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from types import TracebackType
 
 EVERYTHING: Final = (
     "creation",
@@ -87,7 +87,7 @@ class Seen:
     headers: Mapping[str, str]
 
 
-class ScriptedTus:
+class ScriptedTus(AppServer):
     """
     The server, on a free port of loopback, in the running event loop.
 
@@ -118,6 +118,7 @@ class ScriptedTus:
         headers: Mapping[str, str] | None = None,
         options_status: int = 204,
     ) -> None:
+        super().__init__(read_bufsize=MIB)
         self.extensions = tuple(extensions)
         self.checksums = tuple(checksums)
         self.max_size = max_size
@@ -131,8 +132,6 @@ class ScriptedTus:
         self._at_once = 0
         self._change = asyncio.Condition()
         self._faults: dict[str, list[Fault | None]] = {}
-        self._runner: web.AppRunner | None = None
-        self.origin = ""
 
     def on(self, method: str, *faults: Fault | None) -> None:
         """Have the next requests of a method go wrong, or not (None), one by one."""
@@ -152,28 +151,13 @@ class ScriptedTus:
         (stored,) = self.uploads.values()
         return stored
 
-    async def __aenter__(self) -> Self:
+    def make_app(self) -> web.Application:
+        """Return what answers as it is told to."""
         app = web.Application(client_max_size=0)
         app.router.add_route("OPTIONS", "/files/", self._handle)
         app.router.add_route("POST", "/files/", self._handle)
         app.router.add_route("*", "/files/{id}", self._handle)
-        self._runner = web.AppRunner(
-            app, auto_decompress=False, read_bufsize=MIB, shutdown_timeout=0.1
-        )
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
-        host, port = self._runner.addresses[0][:2]
-        self.origin = f"http://{host}:{port}"
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        assert self._runner is not None
-        await self._runner.cleanup()
+        return app
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         path = request.path

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
+from tests.servers.app import running_app
 from tests.servers.upload import (
     RawConnection,
     UploadApi,
@@ -326,15 +327,8 @@ async def test_stream_gives_a_deaf_reader_up() -> None:
 
     app = web.Application()
     app.router.add_get("/", tell)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port = runner.addresses[0][1]
-        async with RawConnection(f"http://127.0.0.1:{port}") as connection:
-            connection.writer.transport.pause_reading()  # type: ignore[attr-defined]  # of a socket it has it
-            await connection.head("GET", "/")
-            async with asyncio.timeout(20):
-                await given_up.wait()
-    finally:
-        await runner.cleanup()
+    async with running_app(app) as origin, RawConnection(origin) as connection:
+        connection.writer.transport.pause_reading()  # type: ignore[attr-defined]  # of a socket it has it
+        await connection.head("GET", "/")
+        async with asyncio.timeout(20):
+            await given_up.wait()

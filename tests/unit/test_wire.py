@@ -17,6 +17,7 @@ from aiohttp import web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from tests.flow import CountingFlow, body_of, chunk_of
+from tests.servers.app import running_app
 from tests.servers.tcp import TcpServer
 from upload_kit.bodies import StreamedBody
 from upload_kit.config import ConnectionOptions, Secret
@@ -55,16 +56,8 @@ async def answering(
     """Run a server with one handler; yield its URL."""
     app = web.Application(client_max_size=2**30)
     app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(
-        app, access_log=None, shutdown_timeout=0.1, lingering_time=0.1
-    )
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context).start()
-    scheme = "http" if context is None else "https"
-    try:
-        yield f"{scheme}://127.0.0.1:{runner.addresses[0][1]}/"
-    finally:
-        await runner.cleanup()
+    async with running_app(app, context=context, lingering_time=0.1) as origin:
+        yield f"{origin}/"
 
 
 @asynccontextmanager
