@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from upload_kit.destinations.s3_access import STYLES, S3Settings
 from upload_kit.destinations.s3_bucket import S3Bucket
+from upload_kit.destinations.s3_multipart import MAX_PARTS, MultipartUpload
 from upload_kit.destinations.s3_uploads import (
-    MAX_PARTS,
-    MultipartUpload,
     PublishedUpload,
     SinglePut,
     Token,
