@@ -18,10 +18,10 @@ import logging
 import os
 import sys
 import threading
-import time
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from upload_kit.errors import ConfigurationError
+from upload_kit.waiting import wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -34,8 +34,6 @@ logger = logging.getLogger("upload_kit.bridge")
 THREAD_NAME: Final = "upload_kit-io"
 """What the thread is called."""
 
-# An interrupt comes through at once only if nobody waits longer than this in one go.
-_SLICE: Final = 0.2
 # Seconds for the thread to come up, or to take a function that does no waiting.
 _PATIENCE: Final = 30.0
 # Seconds that things get at the end of the program: first to end well, then to be
@@ -240,27 +238,6 @@ async def _let_end(endings: list[asyncio.Task[None]]) -> None:
     for ending in done:
         if not ending.cancelled() and (error := ending.exception()) is not None:
             logger.error("Something did not end well.", exc_info=error)
-
-
-def wait(future: concurrent.futures.Future[_T], timeout: float | None = None) -> _T:
-    """
-    Wait for a future so that an interrupt comes through at once.
-
-    Args:
-        future: What to wait for.
-
-        timeout: Seconds; None for as long as it takes.
-
-    Raises:
-        TimeoutError: It was not done by then.
-    """
-    deadline = None if timeout is None else time.monotonic() + timeout
-    while not future.done():
-        left = _SLICE if deadline is None else deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError(f"It was not done after {timeout} s.")
-        concurrent.futures.wait((future,), timeout=min(_SLICE, left))
-    return future.result()
 
 
 bridge: Final = Bridge()

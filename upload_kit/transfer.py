@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import logging
-import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from upload_kit.errors import ConfigurationError, UploadCancelled, UploadKitError
 from upload_kit.sessions.base import INTERRUPTED
+from upload_kit.waiting import wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from upload_kit.progress.feeds import Feed
 
 logger = logging.getLogger("upload_kit.transfer")
-
-# An interrupt comes through at once only if nobody waits longer than this in one go.
-_SLICE: Final = 0.2
 
 
 class Transfer:
@@ -141,12 +138,11 @@ class Transfer:
                 "result() would block the event loop that the upload runs in.",
                 hint="Write: result = await transfer",
             )
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not self.done():
-            left = _SLICE if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise TimeoutError(f"{self.name} is not done after {timeout} s.")
-            concurrent.futures.wait((self._ended,), timeout=min(_SLICE, left))
+        try:
+            wait(self._ended, timeout)
+        except TimeoutError as error:
+            message = f"{self.name} is not done after {timeout} s."
+            raise TimeoutError(message) from error
         return self._outcome()
 
     def _outcome(self) -> UploadResult:

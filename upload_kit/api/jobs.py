@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from upload_kit.api.items import claiming, refusal, unexpected, waiting
 from upload_kit.api.samples import Recording
-from upload_kit.bridge import bridge, wait
+from upload_kit.bridge import bridge
 from upload_kit.errors import UploadCancelled, UploadKitError
 from upload_kit.frames import make_frame
 from upload_kit.progress.feeds import Hub
 from upload_kit.progress.tracker import sum_progress
 from upload_kit.units import format_rate, format_size
+from upload_kit.waiting import wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence

@@ -9,13 +9,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from upload_kit.api.jobs import WaitInterrupted
-from upload_kit.bridge import bridge, wait
+from upload_kit.bridge import bridge
 from upload_kit.notebook.displays import HtmlDisplay, StaticDisplay
 from upload_kit.notebook.places import is_kernel, put, shell
 from upload_kit.notebook.renderers import Progress, Renderer, choose
 from upload_kit.terminal.display import follow
 from upload_kit.terminal.lines import PlainLines
 from upload_kit.terminal.tally import Tally
+from upload_kit.waiting import wait
 
 if TYPE_CHECKING:
     import concurrent.futures
