@@ -19,7 +19,7 @@ from upload_kit.retry import retrying
 
 if TYPE_CHECKING:
     from upload_kit.destinations.base import RemoteUpload
-    from upload_kit.engine.lanes import LaneContext
+    from upload_kit.engine.flow import LaneContext
     from upload_kit.models import ChunkMetadata, Receipt, RemoteObject, Verification
     from upload_kit.planning import Capabilities, Plan
     from upload_kit.sessions.base import Checkpoint

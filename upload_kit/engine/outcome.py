@@ -10,7 +10,7 @@ from upload_kit.sessions.history import HistoryRow
 
 if TYPE_CHECKING:
     from upload_kit.engine.delivery import Delivery
-    from upload_kit.engine.lanes import LaneContext
+    from upload_kit.engine.flow import LaneContext
     from upload_kit.models import RemoteObject
     from upload_kit.progress.state import ProgressState
 

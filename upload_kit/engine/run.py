@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from upload_kit.engine.delivery import Delivery
 from upload_kit.engine.fitting import fitting_plan, may_resume
-from upload_kit.engine.lanes import LaneContext
+from upload_kit.engine.flow import LaneContext
 from upload_kit.engine.outcome import make_history_row, make_result
 from upload_kit.engine.reporter import Reporter
 from upload_kit.engine.request import describe
