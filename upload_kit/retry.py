@@ -31,6 +31,8 @@ class RetryState:
     Args:
         policy: The caps.
 
+        attempts: Tries at most, where that is less than the policy has.
+
         uniform: Draws a number between two others.
 
         clock: Monotonic seconds.
@@ -40,10 +42,12 @@ class RetryState:
         self,
         policy: RetryPolicy,
         *,
+        attempts: int = sys.maxsize,
         uniform: Callable[[float, float], float] = random.uniform,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._policy = policy
+        self._attempts = min(policy.attempts, attempts)
         self._uniform = uniform
         self._clock = clock
         self._first_failure: float | None = None
@@ -71,7 +75,7 @@ class RetryState:
         wait = self._wait(error)
         self._kinds[type(error)] += 1
         if (
-            self.failures >= self._policy.attempts
+            self.failures >= self._attempts
             or self._kinds[type(error)] >= (error.max_tries or sys.maxsize)
             or now + wait - self._first_failure > self._policy.max_elapsed
         ):
@@ -96,6 +100,7 @@ async def retrying(
     call: Callable[[], Awaitable[_T]],
     policy: RetryPolicy,
     *,
+    attempts: int = sys.maxsize,
     tell: Callable[[UploadKitError, int, float], None] | None = None,
     passing: type[UploadKitError] | tuple[()] = (),
 ) -> _T:
@@ -107,6 +112,8 @@ async def retrying(
 
         policy: The caps.
 
+        attempts: Tries at most, where that is less than the policy has.
+
         tell: Called before each wait: the error, how many tries have failed, the
             seconds until the next one.
 
@@ -115,13 +122,14 @@ async def retrying(
     Raises:
         UploadKitError: The last try's error.
     """
-    retry = RetryState(policy)
+    retry: RetryState | None = None
     while True:
         try:
             return await call()
         except passing:
             raise
         except UploadKitError as error:
+            retry = retry or RetryState(policy, attempts=attempts)
             wait = retry.wait_after(error)
             if tell is not None:
                 tell(error, retry.failures, wait)

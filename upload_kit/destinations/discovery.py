@@ -39,6 +39,8 @@ class DiscoveredDestination:
         self._asking = asyncio.Lock()
 
     async def _destination(self) -> Destination:
+        if self._found is not None:
+            return self._found
         async with self._asking:
             if self._found is None:
                 wire = Wire(self._options)

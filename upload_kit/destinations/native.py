@@ -72,9 +72,9 @@ class NativeDestination:
     async def negotiate(self, spec: UploadSpec) -> Capabilities:
         """Ask the server once; see `Destination.negotiate`."""
         require_unicode(spec.name)
-        async with self._asking:
-            if self._capabilities is None:
-                self._capabilities = await self._ask()
+        if self._capabilities is None:
+            async with self._asking:
+                self._capabilities = self._capabilities or await self._ask()
         if not _fits_one_request(spec):
             return self._capabilities
         # One request says how many bytes it has; a coded one could not.

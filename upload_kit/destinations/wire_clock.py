@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 import aiohttp
 
+from upload_kit.deadline import Deadline
 from upload_kit.errors import RemoteUnavailable
 from upload_kit.units import KIB
 
@@ -35,41 +35,34 @@ class Clock:
         self._connect = connect
         self._answer = answer
         self._is_connecting = False
-        self._timeout = asyncio.timeout(None)
+        self._deadline = Deadline()
 
-    def running(self) -> asyncio.Timeout:
+    def running(self) -> Deadline:
         """Return the context that ends with a TimeoutError."""
-        return self._timeout
+        return self._deadline
 
     def connecting(self) -> None:
         """Say that a connection is being made; waiting for others has no limit."""
         self._is_connecting = True
-        self._allow(self._connect)
+        self._deadline.allow(self._connect)
 
     def connected(self) -> None:
         """Say that there is a connection."""
         self._is_connecting = False
-        self._allow(self._answer)
+        self._deadline.allow(self._answer)
 
     def received(self, size: int) -> None:
         """Give an answer of this size more time, for its next piece."""
-        until = self._timeout.when()
-        if until is not None and not self._timeout.expired():
-            self._timeout.reschedule(until + size / LEAST_RATE)
+        self._deadline.extend(size / LEAST_RATE)
 
     def failure(self, url: str) -> RemoteUnavailable | None:
         """Return the error of a connection that took too long."""
-        if not (self._is_connecting and self._timeout.expired()):
+        if not (self._is_connecting and self._deadline.has_passed):
             return None
         return RemoteUnavailable(
             f"Cannot connect to {url}: not within {self._connect:g} s.",
             hint="Does the name resolve, and does a firewall let this through?",
         )
-
-    def _allow(self, seconds: float | None) -> None:
-        if not self._timeout.expired():
-            loop = asyncio.get_running_loop()
-            self._timeout.reschedule(None if seconds is None else loop.time() + seconds)
 
 
 def tracing() -> aiohttp.TraceConfig:

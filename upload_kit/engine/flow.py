@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from upload_kit.bodies import ChunkBody
     from upload_kit.buffers import BufferPool
     from upload_kit.config import TransferPolicy
+    from upload_kit.deadline import Deadline
     from upload_kit.engine.reporter import Reporter
     from upload_kit.progress.state import ProgressState
     from upload_kit.sources.base import Source
@@ -81,10 +82,10 @@ class LaneFlow:
         self._wire_size = 0
         self._wire_left = 0
         self._broke = False
-        self._deadline: asyncio.Timeout | None = None
+        self._deadline: Deadline | None = None
         self._last_byte_at = 0.0
 
-    def begin(self, body: ChunkBody, deadline: asyncio.Timeout) -> None:
+    def begin(self, body: ChunkBody, deadline: Deadline) -> None:
         """Make ready for a try of a chunk."""
         self._wire_size = self._wire_left = body.size
         self._deadline = deadline
@@ -94,10 +95,7 @@ class LaneFlow:
     def _allow(self, seconds: float | None) -> None:
         """Move the deadline; None while it is our own doing that nothing moves."""
         if self._deadline is not None:
-            when = None
-            if seconds is not None:
-                when = asyncio.get_running_loop().time() + seconds
-            self._deadline.reschedule(when)
+            self._deadline.allow(seconds)
 
     @property
     def piece_size(self) -> int:

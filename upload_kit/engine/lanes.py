@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from upload_kit.bodies import BufferedBody, StreamedBody
+from upload_kit.deadline import Deadline
 from upload_kit.engine.flow import LaneFlow
 from upload_kit.errors import IntegrityError, TransferStalled, UploadKitError
 from upload_kit.retry import RetryState
@@ -102,7 +103,7 @@ class Lane:
         """Send one chunk once, as long as its bytes keep moving."""
         started = time.monotonic()
         try:
-            async with asyncio.timeout(None) as deadline:
+            async with Deadline() as deadline:
                 self._flow.begin(body, deadline)
                 receipt = await remote.put(chunk, body)
         except TimeoutError as error:

@@ -91,8 +91,6 @@ class Engine:
         self._checkpoint: Checkpoint | None = None
         self._chunk_size = policy.chunk_size
         self._delivery: Delivery | None = None
-        few = min(policy.retry.attempts, _FIRST_CONTACT)
-        self._first_policy = replace(policy.retry, attempts=few)
         self._context = LaneContext(
             source=source,
             policy=policy,
@@ -207,7 +205,12 @@ class Engine:
             return stored, verified
 
     async def _first_contact(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        return await retrying(call, self._first_policy, tell=self._reporter.retrying)
+        return await retrying(
+            call,
+            self._policy.retry,
+            attempts=_FIRST_CONTACT,
+            tell=self._reporter.retrying,
+        )
 
     async def _transfer(
         self, spec: UploadSpec, plan: Plan, capabilities: Capabilities

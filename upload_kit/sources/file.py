@@ -31,7 +31,7 @@ class FileSource:
     def __init__(
         self, path: str | os.PathLike[str], *, name: str | None = None
     ) -> None:
-        self._path = Path(path)
+        self._path = path if isinstance(path, Path) else Path(path)
         self.name = name or self._path.name
         self.path: str | None = str(path)
         self.size: int | None = None
@@ -57,18 +57,30 @@ class FileSource:
         Raises:
             SourceError: It does not: its disk hangs.
         """
+        loop = asyncio.get_running_loop()
+        timer = None
+        hangs = False
+
+        def look(steps: int) -> None:
+            nonlocal hangs, timer
+            if self._steps == steps:
+                hangs = work.cancel()
+            else:
+                timer = loop.call_later(self._patience, look, self._steps)
+
         try:
-            while not work.done():
-                steps = self._steps
-                await asyncio.wait({work}, timeout=self._patience)
-                if not work.done() and self._steps == steps:
-                    raise SourceError(
-                        f"{self._path} gave nothing for {self._patience:g} s.",
-                        hint="Does its disk hang? Resume once it works.",
-                    )
-            return work.result()
+            timer = loop.call_later(self._patience, look, self._steps)
+            return await work
+        except asyncio.CancelledError:
+            if not hangs:
+                raise
+            raise SourceError(
+                f"{self._path} gave nothing for {self._patience:g} s.",
+                hint="Does its disk hang? Resume once it works.",
+            ) from None
         finally:
-            work.cancel()
+            if timer is not None:
+                timer.cancel()
 
     def _open(self) -> None:
         try:
@@ -99,6 +111,8 @@ class FileSource:
             raise
         self.size = facts.st_size
         self.identity = _identity(facts)
+        if len(self.head) == self.size:
+            self._close_file()
 
     def _keep(self, fd: int) -> int:
         """Keep what was opened, unless nobody waits for it any more."""
@@ -172,6 +186,10 @@ class FileSource:
         self.head = b""
         with self._guard:
             self._closed = True
+        self._close_file()
+
+    def _close_file(self) -> None:
+        with self._guard:
             fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
