@@ -1,18 +1,11 @@
-"""Digests: computed in threads, written into HTTP fields and read from them."""
+"""Digests: written into HTTP fields and read from them."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hashlib
-from typing import TYPE_CHECKING, Final
-
-from upload_kit.errors import SourceError
-from upload_kit.threads import in_thread
-from upload_kit.units import MIB
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from typing import Final
 
 # Between a digest's name in HTTP and in hashlib. Source: RFC 9530, section 7.2.
 _HASHLIB_NAMES: Final = {"sha-256": "sha256", "sha-512": "sha512"}
@@ -63,26 +56,3 @@ def parse_digests(field: str) -> dict[str, bytes]:
             raise ValueError(f"wrong length for {key}: {value!r}")
         digests[algorithm] = digest
     return digests
-
-
-async def file_sha256(path: Path) -> str:
-    """
-    Return the SHA-256 of a file in hexadecimal, read once, in a thread.
-
-    Raises:
-        SourceError: It cannot be read.
-    """
-    try:
-        return await in_thread(_file_sha256, path)
-    except OSError as error:
-        raise SourceError(f"Cannot read {path}: {error.strerror}.") from error
-
-
-def _file_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    buffer = bytearray(MIB)
-    view = memoryview(buffer)
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(view[:count])
-    return digest.hexdigest()

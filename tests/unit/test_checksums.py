@@ -1,20 +1,14 @@
-"""Digests: computed, written into HTTP fields, and read from them."""
+"""Digests: written into HTTP fields, and read from them."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upload_kit.checksums import file_sha256, format_digest, parse_digests
-from upload_kit.errors import SourceError
-from upload_kit.units import MIB
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from upload_kit.checksums import format_digest, parse_digests
 
 # Source: RFC 9530, appendix B.1, the digest of {"hello": "world"} and a line break.
 EXAMPLE = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
@@ -76,19 +70,3 @@ def test_any_field_is_read_or_refused(field: str) -> None:
     except ValueError:
         return
     assert set(digests) <= {"sha256", "sha512"}
-
-
-@pytest.mark.parametrize("size", [0, 1, MIB - 1, MIB, MIB + 1, 3 * MIB + 7])
-async def test_digest_of_a_file(tmp_path: Path, size: int) -> None:
-    """Read in steps, whole."""
-    data = bytes(range(256)) * (size // 256 + 1)
-    path = tmp_path / "a"
-    path.write_bytes(data[:size])
-    assert await file_sha256(path) == hashlib.sha256(data[:size]).hexdigest()
-
-
-@pytest.mark.parametrize("name", ["missing", "."])
-async def test_file_that_cannot_be_digested(tmp_path: Path, name: str) -> None:
-    """The error names the file."""
-    with pytest.raises(SourceError, match="Cannot read"):
-        await file_sha256(tmp_path / name)

@@ -65,11 +65,6 @@ class RateLimits:
             mmap.mmap(-1 if fd is None else fd, SHARED_SIZE) if active else None
         )
 
-    @property
-    def byte_rate(self) -> float | None:
-        """Bytes a second; None for no limit."""
-        return self._byte_rate
-
     def admit(self, who: str) -> None:
         """
         Count a request.
