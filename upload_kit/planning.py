@@ -50,6 +50,9 @@ class Capabilities:
     checksums: frozenset[str] = frozenset()
     """Digests of a chunk that the remote checks before it takes it (hashlib names)."""
 
+    digest_first: bool = False
+    """Whether a chunk's SHA-256 travels ahead of it, though nobody checks it."""
+
     whole_checksums: frozenset[str] = frozenset()
     """Digests of the whole file that the remote computes and compares."""
 

@@ -1,4 +1,4 @@
-"""The chunks of one source: in order, one ahead of the wire, in one pass."""
+"""The chunks of one source: in order, ahead of the wire, in one pass."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ from upload_kit.sources.memory import BytesSource
 from upload_kit.sources.streams import IteratorSource
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
+    from hashlib import _Hash as Hash
 
     from upload_kit.engine.reading import PreparedChunk
     from upload_kit.models import ChunkMetadata
@@ -48,6 +49,7 @@ class Reading:
         held: dict[int, Receipt] | None = None,
         budget: int = 10 * CHUNK,
         compression: Compression = Compression.OFF,
+        ahead: int = 1,
         **options: bool,
     ) -> None:
         self.pool = BufferPool(budget)
@@ -62,7 +64,8 @@ class Reading:
                     "digest_first": True,
                     "whole_digest": True,
                     **options,
-                }
+                },
+                ahead=ahead,
             ),
             held=held or {},
             on_held=lambda chunk, _receipt: self.already.append(chunk),
@@ -258,6 +261,36 @@ async def test_one_chunk_is_read_ahead_and_no_more() -> None:
         reading.reader.close()
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
+
+
+class NotedSource(BytesSource):
+    """Bytes that tell which chunks of them were read."""
+
+    def __init__(self) -> None:
+        super().__init__(DATA, name="a")
+        self.read_chunks: list[int] = []
+
+    async def read(
+        self, buffer: memoryview, start: int, digests: Sequence[Hash] = ()
+    ) -> int:
+        self.read_chunks.append(start // CHUNK)
+        return await super().read(buffer, start, digests)
+
+
+async def test_several_chunks_are_read_ahead_in_order() -> None:
+    """As many as is said, one after another, and each is handed out in its turn."""
+    source = NotedSource()
+    reading = Reading(source, streamed=True, ahead=3)
+    got = []
+    async with asyncio.TaskGroup() as group:
+        while (prepared := await reading.reader.next(group)) is not None:
+            check(prepared)
+            got.append(prepared.chunk.index)
+            for _ in range(50):
+                await asyncio.sleep(0)
+            assert source.read_chunks == list(range(min(6, len(got) + 3)))
+    assert got == list(range(6))
+    assert reading.reader.whole_sha256 == hashlib.sha256(DATA).hexdigest()
 
 
 async def test_several_lanes_share_one_reader() -> None:

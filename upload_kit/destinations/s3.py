@@ -50,6 +50,8 @@ _LIMITS: Final = Capabilities(
     max_size=MAX_PARTS * 5 * GIB,
     unknown_length=True,
     checksums=frozenset({"sha256"}),
+    # Each request is signed together with the digest of its body.
+    digest_first=True,
 )
 _SETTINGS: Final = ("endpoint_url", "region", "profile", "addressing_style")
 _PARAMETERS: Final = (*_SETTINGS, "md5", "min_part")

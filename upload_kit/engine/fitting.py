@@ -106,7 +106,7 @@ def reading_options(
     # reader wait: cheaper than reading and digesting everything twice.
     needed = largest * min(lanes, plan.total_chunks or lanes)
     streamed = source.rereadable and needed > policy.memory_budget
-    digest_first = bool(capabilities.checksums)
+    digest_first = capabilities.digest_first or bool(capabilities.checksums)
     # A streamed file in one chunk is digested while it travels.
     alone = streamed and not digest_first and plan.total_chunks == 1
     # Somebody asked for the whole one, or nothing else could be compared.
@@ -119,4 +119,6 @@ def reading_options(
         digest_first=digest_first,
         whole_digest=whole_digest,
         by_prefix=whole_digest and in_order and not (digest_first or streamed),
+        # What was digested should still be in the system's cache when it is sent.
+        ahead=max(1, policy.memory_budget // plan.chunk_size) if streamed else 1,
     )

@@ -1,5 +1,5 @@
 """
-The chunks of one source, read in order, one ahead of the wire, in one pass.
+The chunks of one source, read in order, ahead of the wire, in one pass.
 
 Chunk digests and the digest of the whole file come out of the same read. Chunks that
 the remote holds already are read too, to prove that they are still the same, and then
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,9 @@ class ReadingOptions:
     by_prefix: bool = False
     """Compute that one only, and note how it stands at the end of each chunk."""
 
+    ahead: int = 1
+    """Chunks that are made ready while others travel."""
+
 
 class ChunkReader:
     """
@@ -107,7 +111,8 @@ class ChunkReader:
         )
         self._whole = hashlib.sha256() if needs_whole else None
         self._turn = asyncio.Lock()
-        self._ahead: asyncio.Task[PreparedChunk | None] | None = None
+        self._reading = asyncio.Lock()
+        self._ahead: deque[asyncio.Task[PreparedChunk | None]] = deque()
         self._next_index = 0
         self._ended = False
         self.size = 0
@@ -122,38 +127,42 @@ class ChunkReader:
         Return the next chunk that has to be sent, or None after the last one.
 
         Args:
-            group: Owns the task that reads one chunk ahead.
+            group: Owns the tasks that read ahead.
 
         Raises:
             SourceError: It cannot be read.
             SourceChanged: It is not what it was, or not as long as was said.
         """
         async with self._turn:
-            prepared = await (self._ahead or self._prepare())
-            self._ahead = None
-            if prepared is not None and not self._ended:
-                self._ahead = group.create_task(self._prepare())
+            prepared = await (self._ahead[0] if self._ahead else self._prepare())
+            # Not before: whoever is cancelled while waiting leaves it to `close`.
+            if self._ahead:
+                self._ahead.popleft()
+            while not self._ended and len(self._ahead) < self._options.ahead:
+                self._ahead.append(group.create_task(self._prepare()))
             return prepared
 
     def close(self) -> None:
-        """Give back the buffer of a chunk that was read ahead and is not wanted."""
-        ahead, self._ahead = self._ahead, None
-        if ahead is None or ahead.cancelled() or ahead.exception() is not None:
-            return
-        prepared = ahead.result()
-        if prepared is not None and prepared.buffer is not None:
-            self._pool.release(prepared.buffer, reuse=True)
+        """Give back the buffers of chunks that were read ahead and are not wanted."""
+        while self._ahead:
+            ahead = self._ahead.popleft()
+            if ahead.cancelled() or ahead.exception() is not None:
+                continue
+            prepared = ahead.result()
+            if prepared is not None and prepared.buffer is not None:
+                self._pool.release(prepared.buffer, reuse=True)
 
     async def _prepare(self) -> PreparedChunk | None:
         """Read on until a chunk comes that the remote does not hold."""
-        while not self._ended:
-            chunk = self._plan.chunk(self._next_index)
-            self._next_index += 1
-            receipt = self._held.get(chunk.index)
-            if receipt is None:
-                return await self._read_to_send(chunk)
-            await self._read_to_compare(chunk, receipt)
-        return None
+        async with self._reading:
+            while not self._ended:
+                chunk = self._plan.chunk(self._next_index)
+                self._next_index += 1
+                receipt = self._held.get(chunk.index)
+                if receipt is None:
+                    return await self._read_to_send(chunk)
+                await self._read_to_compare(chunk, receipt)
+            return None
 
     async def _read_to_send(self, chunk: ChunkMetadata) -> PreparedChunk | None:
         if self._options.streamed:

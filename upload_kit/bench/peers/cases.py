@@ -118,7 +118,7 @@ _LINK: Final = [
     )
     for size, clients in ((256 * MIB, (OURS, *_S3_PEERS)), (GIB, (OURS,)))
     for case in (
-        *_cases("s3", clients, ("rclone-s3",)),
+        *_cases("s3", clients, ("rclone-s3", "seaweedfs")),
         PeerCase(group="link", client=OURS, server=OURS),
     )
 ]
