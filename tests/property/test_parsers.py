@@ -46,6 +46,7 @@ from upload_kit.units import parse_duration, parse_rate, parse_size
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from upload_kit.server.batch import ListedFile
     from upload_kit.server.storage import UploadInfo
 
 _CONFIG: Final = ServerConfig(directory="x", max_size=1000)
@@ -228,16 +229,21 @@ class _Kept:
 async def _through(pieces: list[bytes]) -> list[bytes]:
     """Take a batch in, and return the bytes of its files."""
     body = BatchBody(_Pieces(pieces))
-    kept = [(file.size, _Kept()) for file in await body.files()]
-    sink, last = BatchSink(kept), False
+    kept: list[_Kept] = []
+
+    def keep(_file: ListedFile) -> _Kept:
+        kept.append(_Kept())
+        return kept[-1]
+
+    sink, last = BatchSink(await body.files(), keep), False
     while not last:
         found, last = await body.batch()
         if last:
             sink.finish(found)
         else:
             sink.write(found)
-    assert all(one.ended for _, one in kept)
-    return [b"".join(one.data) for _, one in kept]
+    assert all(one.ended for one in kept)
+    return [b"".join(one.data) for one in kept]
 
 
 def _cut(data: bytes, at: list[int]) -> list[bytes]:

@@ -13,6 +13,7 @@ from tests.servers.upload import (
     Reply,
     UploadApi,
     batch_of,
+    digest_field,
     listed,
     names_in,
     open_api,
@@ -152,6 +153,7 @@ def _broken_lists() -> dict[str, bytes]:
         "too much": batch_of([b""], huge),
         "no key": batch_of([b"data"], [without_key]),
         "short key": batch_of([b"data"], [good | {"key": "short"}]),
+        "key and more": batch_of([b"data"], [good | {"key": good["key"] + "\n"}]),
         "no digest": batch_of([b"data"], [good | {"sha256": "0" * 63}]),
         "shorter": batch_of([b"dat"], [good]),
         "longer": batch_of([b"data+"], [good]),
@@ -165,6 +167,28 @@ async def test_broken_list(api: UploadApi, tmp_path: Path, body: bytes) -> None:
     reply = await send(api, body)
     assert (reply.status, reply.problem) == (400, "malformed")
     assert names_in(tmp_path / "files") == names_in(tmp_path / "incoming") == []
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "problem"),
+    [
+        ("List-Digest", digest_field(b"another list"), "digest-mismatch"),
+        ("List-Digest", "sha-256=:x:", "malformed"),
+        ("Content-Encoding", "gzip", "unsupported-media"),
+    ],
+)
+async def test_fields_that_do_not_fit(
+    api: UploadApi, tmp_path: Path, field: str, value: str, problem: str
+) -> None:
+    """A list that arrived as another one stores nothing, nor does a coded body."""
+    body = plain_batch([b"data"])
+    reply = await api.call("POST", "upload/batch", data=body, headers={field: value})
+    assert reply.problem == problem
+    assert names_in(tmp_path / "files") == []
+    right = {"List-Digest": digest_field(body.partition(b"\n")[0])}
+    assert (await api.call("POST", "upload/batch", data=body, headers=right)).body[
+        "files"
+    ][0]["upload"]
 
 
 @pytest.mark.parametrize("change", [-1, 1])

@@ -7,13 +7,15 @@ stops no other.
 
 from __future__ import annotations
 
+import hashlib
+import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Final, Protocol
+from typing import TYPE_CHECKING, Annotated, Final, Protocol, TypeVar
 
 import msgspec
 
 from upload_kit.server.fields import DEFAULT_MEDIA_TYPE, malformed
-from upload_kit.server.problems import UploadProblem, as_problem
+from upload_kit.server.problems import ProblemType, UploadProblem, as_problem
 from upload_kit.units import KIB, MIB
 
 if TYPE_CHECKING:
@@ -21,6 +23,10 @@ if TYPE_CHECKING:
 
     from upload_kit.server.receive import Body
     from upload_kit.server.storage import UploadInfo
+
+_T = TypeVar("_T")
+
+log: Final = logging.getLogger("upload_kit.server")
 
 MAX_FILES: Final = 256
 """Files of one batch."""
@@ -42,10 +48,10 @@ class ListedFile:
     size: Annotated[int, msgspec.Meta(ge=0, le=MAX_BYTES)]
     """Bytes."""
 
-    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}\\Z")]
     """Digest that it has to have."""
 
-    key: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{16,64}$")]
+    key: Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9_-]{16,64}\\Z")]
     """The same key again answers with the first result."""
 
     content_type: str = DEFAULT_MEDIA_TYPE
@@ -69,10 +75,13 @@ class BatchBody:
 
     Args:
         outer: The whole body.
+
+        list_digest: SHA-256 that the list has to have; None if that was not said.
     """
 
-    def __init__(self, outer: Body) -> None:
+    def __init__(self, outer: Body, list_digest: bytes | None = None) -> None:
         self._outer = outer
+        self._list_digest = list_digest
         self._ahead: tuple[Sequence[bytes], bool] | None = None
         self.size: int | None = None
 
@@ -84,6 +93,7 @@ class BatchBody:
             UploadProblem: There is none, or it does not fit what comes behind it.
         """
         line, rest, last = await self._read_line()
+        self._check(line)
         try:
             files = _decode(line).files
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
@@ -95,6 +105,13 @@ class BatchBody:
             raise malformed("The body is not as long as its files are together.")
         self._ahead = rest, last
         return files
+
+    def _check(self, line: bytes) -> None:
+        if self._list_digest not in {None, hashlib.sha256(line).digest()}:
+            raise UploadProblem(
+                ProblemType.DIGEST_MISMATCH,
+                "The list that came is not that of List-Digest.",
+            )
 
     async def _read_line(self) -> tuple[bytes, Sequence[bytes], bool]:
         line, last = bytearray(), False
@@ -137,58 +154,60 @@ class OneFileSink(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True)
-class _Part:
-    size: int
-    sink: OneFileSink | None
-    outcome: UploadInfo | UploadProblem | None = None
-
-
 class BatchSink:
     """
     Shares the bytes out among the files that they belong to, in a thread.
 
+    What takes a file is made when its first byte comes, or its end, so that a long list
+    whose files come slowly, or never, costs no more than the list.
+
     Args:
-        parts: Size of each file, and what takes it, or why it is refused.
+        files: What comes, in order.
+
+        begin: Makes what takes a file, or raises why it is refused.
     """
 
     def __init__(
-        self, parts: Sequence[tuple[int, OneFileSink | UploadProblem]]
+        self, files: Sequence[ListedFile], begin: Callable[[ListedFile], OneFileSink]
     ) -> None:
-        self._parts = [
-            _Part(size=size, sink=None, outcome=sink)
-            if isinstance(sink, UploadProblem)
-            else _Part(size=size, sink=sink)
-            for size, sink in parts
-        ]
-        self._index = 0
-        self._left = self._parts[0].size
+        self._files = files
+        self._begin = begin
+        self._outcomes: list[UploadInfo | UploadProblem] = []
+        self._sink: OneFileSink | None = None
+        self._problem: UploadProblem | None = None
+        self._left = files[0].size
         self._pieces: list[bytes] = []
 
     def write(self, pieces: Sequence[bytes]) -> None:
         """Write the next pieces; publish every file that is whole by then."""
         for piece in pieces:
             self._take(memoryview(piece))
-        self._write_on()
+        if self._pieces:
+            self._guarded(self._write_on)
 
     def finish(self, pieces: Sequence[bytes]) -> list[UploadInfo | UploadProblem]:
         """Write the last pieces; return what became of each file."""
         for piece in pieces:
             self._take(memoryview(piece))
         self._end_whole()
-        if self._index < len(self._parts):
+        if not self._is_done:
             raise malformed("The body is cut off before the end of its files.")
-        return [part.outcome for part in self._parts if part.outcome is not None]
+        return self._outcomes
 
     def abort(self) -> None:
         """Leave nothing behind of a file that is not whole."""
-        if self._index < len(self._parts):
-            self._drop(self._parts[self._index])
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            sink.abort()
+
+    @property
+    def _is_done(self) -> bool:
+        return len(self._outcomes) == len(self._files)
 
     def _take(self, view: memoryview) -> None:
         while view:
             self._end_whole()
-            if self._index == len(self._parts):
+            if self._is_done:
                 raise malformed("The body goes on behind the end of its files.")
             piece, view = view[: self._left], view[self._left :]
             self._pieces.append(bytes(piece))
@@ -196,32 +215,45 @@ class BatchSink:
 
     def _end_whole(self) -> None:
         """Publish the file whose last byte came, and those that have none."""
-        while self._left == 0 and self._index < len(self._parts):
-            self._guarded(lambda sink, pieces: sink.finish(pieces))
-            self._index += 1
-            if self._index < len(self._parts):
-                self._left = self._parts[self._index].size
+        while self._left == 0 and not self._is_done:
+            stored = self._guarded(self._publish)
+            outcome = self._problem or stored
+            assert outcome is not None
+            self._outcomes.append(outcome)
+            self._sink = self._problem = None
+            if not self._is_done:
+                self._left = self._files[len(self._outcomes)].size
+
+    def _publish(self) -> UploadInfo:
+        return self._begun().finish(self._taken())
 
     def _write_on(self) -> None:
         """Write what came of a file that is not whole."""
-        if self._pieces:
-            self._guarded(lambda sink, pieces: sink.write(pieces))
+        self._begun().write(self._taken())
 
-    def _guarded(
-        self, act: Callable[[OneFileSink, Sequence[bytes]], UploadInfo | None]
-    ) -> None:
-        part, pieces = self._parts[self._index], self._pieces
-        self._pieces = []
-        if part.sink is None:
-            return
+    def _begun(self) -> OneFileSink:
+        if self._sink is None:
+            self._sink = self._begin(self._files[len(self._outcomes)])
+        return self._sink
+
+    def _taken(self) -> Sequence[bytes]:
+        pieces, self._pieces = self._pieces, []
+        return pieces
+
+    def _guarded(self, act: Callable[[], _T]) -> _T | None:
+        """Do it, unless the file is refused already; refuse it where that fails."""
+        if self._problem is None:
+            try:
+                return act()
+            except Exception as error:  # noqa: BLE001 (one file's failure is not another's)
+                self._problem = as_problem(error, "Storing a file of a batch")
+                self._drop()
+        self._pieces.clear()
+        return None
+
+    def _drop(self) -> None:
+        """Put away what a refused file has left, as far as that is possible."""
         try:
-            part.outcome = act(part.sink, pieces)
-        except Exception as error:  # noqa: BLE001 (one file's failure is not another's)
-            part.outcome = as_problem(error, "Storing a file of a batch")
-            self._drop(part)
-
-    @staticmethod
-    def _drop(part: _Part) -> None:
-        if part.sink is not None:
-            part.sink.abort()
-            part.sink = None
+            self.abort()
+        except OSError as error:
+            log.warning("What is left of a refused file stays for a while: %s", error)

@@ -129,9 +129,7 @@ class FileCore:
             UploadProblem: The body is broken; the files before that place are stored.
         """
         pool = self._parts.pool
-        sink = BatchSink(
-            [(file.size, self._listed(owner, file, via)) for file in files]
-        )
+        sink = BatchSink(files, partial(self._listed, owner, via=via))
         try:
             outcomes = await pump(body, sink, pool, lambda _size: None)
         except BaseException:
@@ -143,9 +141,9 @@ class FileCore:
         ]
 
     def _listed(
-        self, owner: str, file: ListedFile, via: tuple[str, ...]
-    ) -> FileSink | UploadProblem:
-        """Return what takes a file of a batch, or why it is refused."""
+        self, owner: str, file: ListedFile, *, via: tuple[str, ...]
+    ) -> FileSink:
+        """Return what takes a file of a batch, or raise why it is refused."""
         new = NewUpload(
             name=file.name,
             size=file.size,
@@ -153,10 +151,7 @@ class FileCore:
             metadata=file.metadata,
             via=via,
         )
-        try:
-            info = self.describe(owner, new)
-        except UploadProblem as problem:
-            return problem
+        info = self.describe(owner, new)
         info = replace(info, upload_id=owned_key(owner, file.key)[:_ID_LENGTH])
         return self._sink(info, Expected(content=bytes.fromhex(file.sha256)))
 

@@ -126,7 +126,8 @@ class NativeFileRoutes:
     async def batch(self, request: web.Request) -> web.Response:
         """Store many small files, and answer with what became of each."""
         with self._bodies.open(request, MAX_LIST + 1 + MAX_BYTES) as outer:
-            body = BatchBody(outer)
+            _require_plain(request)
+            body = BatchBody(outer, digest_field(request.headers, "List-Digest"))
             files = await body.files()
             outcomes = await self._core.store_batch(
                 request[OWNER], files, body, via=request[CAME_THROUGH]
@@ -140,11 +141,7 @@ class NativeFileRoutes:
 
     async def _incoming(self, request: web.Request, body: HttpBody) -> _Incoming:
         """Read what is said of a file: in the headers, or in those of its part."""
-        if parse_coding(request.headers.get("Content-Encoding")) is not None:
-            raise UploadProblem(
-                ProblemType.UNSUPPORTED_MEDIA,
-                "Only chunks may have a Content-Encoding.",
-            )
+        _require_plain(request)
         boundary = parse_boundary(request.headers.get("Content-Type", ""))
         if boundary is None:
             return self._describe(request, body, request.headers)
@@ -173,6 +170,13 @@ class NativeFileRoutes:
             body=body,
             expected=Expected(content=digest_field(headers, "content-digest")),
             key=_idempotency_key(request),
+        )
+
+
+def _require_plain(request: web.Request) -> None:
+    if parse_coding(request.headers.get("Content-Encoding")) is not None:
+        raise UploadProblem(
+            ProblemType.UNSUPPORTED_MEDIA, "Only chunks may have a Content-Encoding."
         )
 
 

@@ -102,8 +102,13 @@ def _file_paths() -> _Json:
     batch = _operation(
         "Store many small files: a line of JSON that lists them, then their bytes.",
         {200: "Batch"},
-        problems=(*_BODY, ProblemType.LOOP),
-        parameters=[_VIA],
+        problems=(
+            *_BODY,
+            ProblemType.UNSUPPORTED_MEDIA,
+            ProblemType.DIGEST_MISMATCH,
+            ProblemType.LOOP,
+        ),
+        parameters=[_VIA, _parameter("List-Digest", "header", {"type": "string"})],
         body={"required": True, "content": {"application/octet-stream": {}}},
     )
     return {
