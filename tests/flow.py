@@ -27,6 +27,7 @@ class CountingFlow:
         self.source = 0
         self.restarts = 0
         self.alive_calls = 0
+        self.holds = 0
 
     async def admit(self, size: int) -> None:
         self.admitted += size
@@ -41,6 +42,9 @@ class CountingFlow:
 
     def alive(self) -> None:
         self.alive_calls += 1
+
+    def hold(self) -> None:
+        self.holds += 1
 
 
 def chunk_of(data: bytes, plan: Plan, index: int) -> ChunkMetadata:

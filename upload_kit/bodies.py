@@ -57,6 +57,14 @@ class ChunkBody(Protocol):
         """Return all bytes on the wire at once; throttled and counted like a stream."""
         ...
 
+    def hold(self) -> None:
+        """
+        Say that the bytes wait their turn now, for which they have no limit.
+
+        Whoever says so limits the wait; the next call of `stream` or `read` ends it.
+        """
+        ...
+
     async def digest(self, algorithm: str, skip: int = 0) -> bytes:
         """
         Return a digest of the chunk's bytes before any content coding.
@@ -105,6 +113,10 @@ class Flow(Protocol):
 
     def alive(self) -> None:
         """Say that the source is being read, though nothing goes over the wire."""
+        ...
+
+    def hold(self) -> None:
+        """Say that the bytes wait their turn, for which they have no limit."""
         ...
 
 
@@ -174,6 +186,10 @@ class BufferedBody:
         self._flow.handed(len(self._wire), self._chunk.size)
         return self._wire
 
+    def hold(self) -> None:
+        """Wait without a limit; see `ChunkBody.hold`."""
+        self._flow.hold()
+
     async def digest(self, algorithm: str, skip: int = 0) -> bytes:
         """Return the digest that came out of reading, or compute another one."""
         if algorithm == "sha256" and skip == 0 and self._chunk.sha256 is not None:
@@ -236,6 +252,10 @@ class StreamedBody:
         async for piece in self.stream():
             whole += piece
         return memoryview(whole)
+
+    def hold(self) -> None:
+        """Wait without a limit; see `ChunkBody.hold`."""
+        self._flow.hold()
 
     async def digest(self, algorithm: str, skip: int = 0) -> bytes:
         """Return the digest that is known, or read the chunk once to compute it."""

@@ -58,6 +58,9 @@ class OneBody:
         """Return the piece."""
         return memoryview(self._piece)
 
+    def hold(self) -> None:
+        """Wait for nothing."""
+
     async def digest(self, algorithm: str, skip: int = 0) -> bytes:
         """Return its digest."""
         return hashlib.new(algorithm, self._piece).digest()

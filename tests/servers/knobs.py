@@ -94,6 +94,9 @@ class Fault:
     after: int = 0
     """Only after so many requests of the step were spared."""
 
+    above: int = -1
+    """Only requests that announce more bytes."""
+
 
 @dataclass(kw_only=True)
 class Seen:
@@ -103,6 +106,11 @@ class Seen:
     chunk: int | None
     headers: Mapping[str, str]
     received: int = 0
+
+    @property
+    def announced(self) -> int:
+        """Bytes of its body, as it says."""
+        return int(self.headers.get("Content-Length", "0"))
 
 
 @dataclass(kw_only=True)
@@ -249,6 +257,8 @@ class KnobServer(AppServer):
     def _next_fault(self, seen: Seen) -> Fault:
         for fault in self._faults[seen.step]:
             if fault.times == 0 or fault.chunk not in {None, seen.chunk}:
+                continue
+            if seen.announced <= fault.above:
                 continue
             if fault.after > 0:
                 fault.after -= 1

@@ -12,6 +12,9 @@ import pytest
 
 from tests.servers.knobs import Fault, KnobServer, Step
 from tests.servers.upload import files_below
+from upload_kit.bench.faults import Fault as LinkFault
+from upload_kit.bench.faults import FaultKind, FaultPlan
+from upload_kit.bench.link import ShapedLink
 from upload_kit.config import RetryPolicy
 from upload_kit.models import Verification
 from upload_kit.server import Durability, ServerConfig, running_server
@@ -109,6 +112,69 @@ async def test_server_without_batches() -> None:
         check(server, await uploader(server.url).upload_files(_FILES))
         assert server.count(Step.ONCE) == len(_FILES)
         assert server.count(Step.BATCH) == 0
+
+
+@pytest.mark.parametrize("limits", [{"files": 0}, {"bytes": 0}, {"files": -1}])
+async def test_server_that_takes_none(limits: dict[str, int]) -> None:
+    """A limit that no batch can keep means that there are no batches."""
+    async with KnobServer(batch=_LIMITS | limits) as server:
+        check(server, await uploader(server.url).upload_files(_FILES))
+        assert server.count(Step.BATCH) == 0
+
+
+async def test_waiting_for_others_is_no_stall() -> None:
+    """A queue on a slow link costs time and no tries, however long it is."""
+    async with KnobServer(batch={"files": 1, "bytes": 1 << 20}) as server:
+        server.fault(Step.BATCH, Fault(rate=100e3, times=None))
+        files = {f"{number}.bin": bytes(10_000) for number in range(40)}
+        uploads = uploader(
+            server.url, max_parallel=40, stall_timeout=1.0, response_timeout=1.0
+        )
+        results = await uploads.upload_files(files)
+    assert {result.bytes_sent for result in results} == {10_000}
+    assert {(result.success, result.retries) for result in results} == {(True, 0)}
+
+
+@pytest.mark.parametrize("status", [404, 413])
+async def test_refused_batches_come_to_an_end(status: int) -> None:
+    """What never goes through is not tried with every file."""
+    async with KnobServer(batch=_LIMITS) as server:
+        server.fault(Step.BATCH, Fault(refuse=status, times=None))
+        async with uploader(server.url) as uploads:
+            for _ in range(3):
+                server.published.clear()
+                server.stored = 0
+                check(server, await uploads.upload_files(_FILES))
+            assert 1 < server.count(Step.BATCH) < 12
+
+
+async def test_proxy_that_takes_less_than_the_server() -> None:
+    """Bodies become as small as they have to be, and go in batches again."""
+    async with KnobServer(batch=_LIMITS) as server:
+        limit = 20_000
+        server.fault(Step.BATCH, Fault(refuse=413, above=limit, times=None))
+        files = {f"{number}.bin": bytes(1000) for number in range(400)}
+        results = await uploader(server.url, max_parallel=100).upload_files(files)
+        assert {(result.success, result.retries) for result in results} == {(True, 0)}
+        batches = server.requests(Step.BATCH)
+        assert 1 <= sum(batch.announced > limit for batch in batches) < 12
+        assert server.count(Step.ONCE) < len(files) / 2
+
+
+async def test_bit_of_the_list_that_turns_over(tmp_path: Path) -> None:
+    """What is said of a file arrives as it was sent, or goes again."""
+    metadata = {"notes": "n" * 2000}
+    plan = FaultPlan(script=((LinkFault(kind=FaultKind.CORRUPT, after=1500),),))
+    config = ServerConfig(directory=tmp_path, port=0, durability=Durability.PAGE_CACHE)
+    async with (
+        running_server(config) as server,
+        ShapedLink("127.0.0.1", server.port, faults=plan) as link,
+    ):
+        uploads = uploader(f"http://127.0.0.1:{link.port}/")
+        result = await uploads.upload_file(b"x", name="x", metadata=metadata)
+        assert (result.success, link.stats.faults) == (True, 1)
+    (info,) = (path for path in files_below(tmp_path / "files") if path.suffix)
+    assert json.loads(info.read_text())["metadata"] == metadata
 
 
 async def test_larger_files_go_alone() -> None:

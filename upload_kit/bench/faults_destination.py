@@ -267,6 +267,10 @@ class FaultyBody:
             whole += piece
         return memoryview(whole)
 
+    def hold(self) -> None:
+        """Wait without a limit; see `ChunkBody.hold`."""
+        self._inner.hold()
+
     async def digest(self, algorithm: str, skip: int = 0) -> bytes:
         """Return the digest of the chunk as it is at its source."""
         return await self._inner.digest(algorithm, skip)

@@ -98,7 +98,7 @@ class NativeDestination:
                 f"{reply.url} does not speak {PROTOCOL}.",
                 hint="Check that the URL is that of an upload_kit server.",
             )
-        if facts.batch is not None:
+        if facts.batch is not None and min(facts.batch.files, facts.batch.bytes) > 0:
             self._batcher = Batcher(self._wire, self._base, facts.batch)
         return _capabilities(facts)
 
@@ -247,7 +247,10 @@ class OneRequest:
             "content_type": spec.content_type,
             "metadata": spec.metadata,
         }
-        return await self._batcher.deliver(listed, await body.read(), via=spec.via)
+        content = await body.read()
+        # Others may go first, and the batch has a limit of its own.
+        body.hold()
+        return await self._batcher.deliver(listed, content, via=spec.via)
 
     async def _alone(self, body: ChunkBody, digest: bytes) -> Status:
         """Send the file by itself."""

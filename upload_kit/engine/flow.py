@@ -162,6 +162,10 @@ class LaneFlow:
         """Give the next step its time: the source is read, nothing stalls."""
         self._allow(self._context.policy.stall_timeout)
 
+    def hold(self) -> None:
+        """Watch nothing until bytes move again: they wait for others to go."""
+        self._allow(None)
+
     def settle(self, size: int, seconds: float) -> bool:
         """
         Note that the chunk was acknowledged.
