@@ -215,6 +215,9 @@ class UploadCore:
         info = rules.settle(upload, size)
         digest = await self._digest(upload, info, wanted=sha256 is not None)
         rules.check_whole_digest(sha256, digest)
+        if upload.info.completed_at is not None:
+            # Another request published it while its digest was computed.
+            return
         async with self._hold(upload, None):
             await run(self._pool, upload.refresh)
             await run(self._pool, self._publish, upload, info, digest)
