@@ -96,9 +96,14 @@ async def pump(
         UploadProblem: The body or the sink refused.
         ConnectionError: The sender went away.
     """
+    pieces, last = await body.batch()
+    arrived(sum(map(len, pieces)))
+    if last:
+        # As with most small files: there is nothing to be done at the same time.
+        return await run(pool, sink.finish, pieces)
     line = _Line(sink, pool)
     try:
-        last = False
+        line.put(pieces, last=False)
         while not last:
             pieces, last = await body.batch()
             arrived(sum(map(len, pieces)))
