@@ -745,3 +745,5 @@ async def test_sessions_that_are_kept_tell_what_arrived(
     # What is complete is not gone on with: the same file again is another upload.
     again = await up.upload_file(path)
     assert again.session_id not in left
+    # Whoever does not ask for them is shown what is unfinished, and nothing is.
+    assert await make().sessions() == []

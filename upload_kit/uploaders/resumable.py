@@ -236,8 +236,14 @@ class ResumableUploader(ParallelUploader):
         )
 
     async def sessions(self) -> list[UploadSession]:
-        """Return every unfinished session, oldest first, for whatever destination."""
+        """
+        Return every unfinished session, oldest first, for whatever destination.
+
+        With `keep_sessions` those of complete uploads too: each tells what arrived.
+        """
         async with self._session_keeper() as keeper:
+            if self._keep_sessions:
+                return list(await keeper.manager.list())
             return list(await keeper.manager.unfinished())
 
     async def cleanup(self) -> CleanupReport:
