@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
+import tracemalloc
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -224,6 +226,27 @@ async def test_cut_off_in_mid_file(tmp_path: Path) -> None:
         reply = await send(api, body)
         assert all(one["upload"] for one in reply.body["files"])
         assert len(stored(tmp_path)) == 3
+
+
+async def test_lists_that_are_cut_off_are_let_go(tmp_path: Path) -> None:
+    """Their memory comes back with the connection, not when garbage is looked for."""
+    config = ServerConfig(directory=tmp_path, port=0)
+    head = "Content-Length: 1000000"
+    gc.disable()
+    tracemalloc.start()
+    try:
+        async with running_server(config) as server:
+            usual = tracemalloc.get_traced_memory()[0]
+            for _ in range(20):
+                async with RawConnection(server.url) as connection:
+                    await connection.head("POST", "/upload/batch", head)
+                    await connection.send(bytes(MAX_LIST))
+            await until(
+                lambda: tracemalloc.get_traced_memory()[0] - usual < 4 * MAX_LIST
+            )
+    finally:
+        tracemalloc.stop()
+        gc.enable()
 
 
 async def test_list_that_comes_in_bits(tmp_path: Path) -> None:

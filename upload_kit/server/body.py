@@ -126,6 +126,8 @@ class HttpBody:
         self._budget.leave()
         if self._watch is not None:
             self._watch.cancel()
+            # They hold one another.
+            self._watch = None
 
     @property
     def arrived(self) -> int:

@@ -9,6 +9,7 @@ import secrets
 import socket
 import time
 from contextlib import suppress
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -152,16 +153,10 @@ class Guard:
                 return web.Response(status=204)
             self._admit(request)
             return await handler(request)
-        except web.HTTPException as error:
-            return _from_http(error)
-        except web.RequestPayloadError as error:
-            return _problem(ProblemType.MALFORMED, f"The body is broken: {error}.")
-        except ConnectionError:
-            # The sender is gone, and nobody reads this; raised, aiohttp would log it as
-            # a failure of ours, with a traceback.
-            return web.Response(status=499, reason="Client Closed Request")
         except Exception as error:  # noqa: BLE001 (the outermost edge: told and logged)
-            return problem_response(as_problem(error, f"Request {request_id}"))
+            response = _explain(error, request_id)
+            _let_go(error)
+            return response
 
     def _admit(self, request: web.Request) -> None:
         """Refuse who may not ask; note whose request it is."""
@@ -228,6 +223,31 @@ def _give_up_deaf(request: web.Request, seconds: float) -> None:
     connection = request.get_extra_info("socket")
     if option is not None and connection is not None:
         connection.setsockopt(socket.IPPROTO_TCP, option, int(1000 * seconds))
+
+
+def _explain(error: Exception, request_id: str) -> web.Response:
+    """Answer a request that failed."""
+    if isinstance(error, web.HTTPException):
+        return _from_http(error)
+    if isinstance(error, web.RequestPayloadError):
+        return _problem(ProblemType.MALFORMED, f"The body is broken: {error}.")
+    if isinstance(error, ConnectionError):
+        # The sender is gone, and nobody reads this; raised, aiohttp would log it as a
+        # failure of ours, with a traceback.
+        return web.Response(status=499, reason="Client Closed Request")
+    return problem_response(as_problem(error, f"Request {request_id}"))
+
+
+def _let_go(error: BaseException | None) -> None:
+    """
+    Drop what was received and is held by a failure's frames only.
+
+    An error that is kept by something in its own frames, as aiohttp's streams keep
+    theirs, is garbage that Python looks for seldom: see `tune_memory`.
+    """
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _other_origin() -> UploadProblem:
