@@ -100,3 +100,46 @@ async def _upload(order: Mapping[str, Any], say: Say) -> None:
         say({"error": f"{type(error).__name__}: {error}"})
     else:
         say({"result": result.to_dict()})
+
+
+def upload_small(order: Mapping[str, Any], say: Say) -> None:
+    """
+    Upload many small files at once; says what became of each.
+
+    That is `name`, and `sha256` and `sent`, or `refused` if no other try could help.
+
+    Args:
+        order: `paths`, `url`, `session_dir`, `parallel`.
+
+        say: Where to.
+    """
+    asyncio.run(_upload_small(order, say))
+
+
+async def _upload_small(order: Mapping[str, Any], say: Say) -> None:
+    uploader = ResumableUploader(
+        order["url"],
+        max_parallel=order["parallel"],
+        session_dir=order["session_dir"],
+        keep_sessions=True,
+        history=False,
+        retry=IMPATIENT,
+        stall_timeout=1.5,
+        connect_timeout=1.5,
+        response_timeout=1.5,
+    )
+
+    async def one(path: str) -> None:
+        name = Path(path).name
+        try:
+            result = await uploader.upload_file(path)
+        except UploadKitError as error:
+            refused = None if error.retryable else f"{type(error).__name__}: {error}"
+            say({"name": name} | ({"refused": refused} if refused else {}))
+        else:
+            say({"name": name, "sha256": result.sha256, "sent": result.bytes_sent})
+
+    say({"began": True})
+    async with uploader, asyncio.TaskGroup() as group:
+        for path in order["paths"]:
+            group.create_task(one(path))

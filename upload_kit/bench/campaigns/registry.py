@@ -20,6 +20,7 @@ from upload_kit.bench.campaigns.native_venue import (
     OwnTusPartsVenue,
     OwnTusVenue,
 )
+from upload_kit.bench.campaigns.small_files import SmallFiles
 from upload_kit.bench.campaigns.sources import SourceCampaign
 from upload_kit.bench.campaigns.venues import LocalVenue, MemoryVenue
 
@@ -47,6 +48,8 @@ def all_campaigns(
         KillCampaign(Victim.CLIENT, tries=300),
         KillCampaign(Victim.SERVER, tries=300),
         KillCampaign(Victim.BOTH, tries=100),
+        SmallFiles(None, tries=200),
+        *(SmallFiles(victim, tries=100) for victim in Victim),
         DiskCampaign(),
         ClockCampaign(),
         *(SourceCampaign(kind) for kind in (MemoryVenue(), LocalVenue())),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from upload_kit.bench.campaigns.forks import ForkServer
+    from upload_kit.bench.faults import FaultPlan
     from upload_kit.models import UploadSession
 
 _ASK: Final = aiohttp.ClientTimeout(total=30)
@@ -29,6 +30,11 @@ class Target(Protocol):
     @property
     def url(self) -> str:
         """What to upload to."""
+        ...
+
+    @property
+    def faults(self) -> int:
+        """How many faults of the way there have struck so far."""
         ...
 
     async def kill(self) -> None:
@@ -59,13 +65,19 @@ class ServerTarget:
     Args:
         server: Running.
 
-        port: Of the link.
+        link: To it.
     """
 
-    def __init__(self, server: ForkedServer, port: int) -> None:
-        self.url = f"http://127.0.0.1:{port}/"
+    def __init__(self, server: ForkedServer, link: ShapedLink) -> None:
+        self.url = f"http://127.0.0.1:{link.port}/"
+        self._link = link
         self._server = server
         self._store = StoreFolder(server.folder)
+
+    @property
+    def faults(self) -> int:
+        """What the link has counted."""
+        return self._link.stats.faults
 
     async def kill(self) -> None:
         """Kill the server."""
@@ -103,7 +115,7 @@ class ServerTarget:
 
 @asynccontextmanager
 async def server_target(
-    forks: ForkServer, folder: Path, rate: float
+    forks: ForkServer, folder: Path, rate: float, *, plan: FaultPlan | None = None
 ) -> AsyncIterator[Target]:
     """
     Start a server and a link to it, and end both with the context.
@@ -114,12 +126,16 @@ async def server_target(
         folder: What it stores to.
 
         rate: Bytes a second of the link.
+
+        plan: Its faults; None for none.
     """
     server = ForkedServer(forks, folder)
     await server.start()
     try:
-        async with ShapedLink("127.0.0.1", server.port, total_rate=rate) as link:
-            yield ServerTarget(server, link.port)
+        async with ShapedLink(
+            "127.0.0.1", server.port, total_rate=rate, faults=plan
+        ) as link:
+            yield ServerTarget(server, link)
     finally:
         await server.stop()
 
@@ -131,6 +147,8 @@ class FolderTarget(LocalVenue):
     Args:
         folder: Made already.
     """
+
+    faults: Final = 0
 
     def __init__(self, folder: Path) -> None:
         self.url = folder.as_uri()

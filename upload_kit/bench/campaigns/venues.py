@@ -221,6 +221,14 @@ class StoreFolder:
         """Return the digest of every published file of this name."""
         return list(_digests([path / name for path in self._published()]))
 
+    def contents(self) -> dict[str, list[str]]:
+        """Return the digests of all published files, by name."""
+        found: dict[str, list[str]] = {}
+        for folder in self._published():
+            for path in folder.glob("[!.]*"):
+                found.setdefault(path.name, []).extend(_digests([path]))
+        return found
+
     def remove(self, name: str) -> None:
         """Remove every published file of this name."""
         for path in self._published():
