@@ -44,10 +44,11 @@ _AT_ONCE: Final = 2
 # Seconds that one batch should take, whatever the link.
 _SECONDS: Final = 1.0
 _FIRST: Final = 256 * KIB
-# Bytes that a body may have, however many were refused, and that come back with every
-# batch that went well.
+# Bytes that a body may have, however many failed; and the part of what it may have that
+# comes back with every batch that went well, and with every file that went alone.
 _LEAST: Final = 4 * KIB
-_REGAINED: Final = 16 * KIB
+_REGAINED: Final = 1 / 16
+_REGAINED_ALONE: Final = 1 / 64
 # Batches refused in a row that are enough.
 _PATIENCE: Final = 8
 # Bytes of the line that lists the files, at every server.
@@ -124,6 +125,7 @@ class Batcher:
         done: asyncio.Future[Status | None] = asyncio.Future()
         waiting = _Waiting(listed=_encode(listed), content=content, via=via, done=done)
         if self._is_given_up or len(_FRAME) + waiting.size > self._most:
+            self._regain(_REGAINED_ALONE)
             return None
         self._queue.append(waiting)
         if len(self._senders) < _AT_ONCE:
@@ -169,17 +171,16 @@ class Batcher:
         """Have each file go alone, unless that would be the same request again."""
         logger.debug("a batch of %d files failed: %s", len(batch), error)
         self._room = min(MOST, self._limits.bytes)
-        half = (len(_FRAME) + sum(waiting.size for waiting in batch)) // 2
+        if len(batch) > 1:
+            # A refusal that comes in mid-body may be heard of as a broken connection.
+            half = (len(_FRAME) + sum(waiting.size for waiting in batch)) // 2
+            self._most = min(self._most, max(half, _LEAST))
         if not isinstance(error, RemoteUnavailable):
             self._refused += 1
-            self._most = min(self._most, max(half, _LEAST))
             while self._is_given_up and self._queue:
                 self._queue.popleft().settle(None)
         elif len(batch) == 1:
             batch[0].fail(error)
-        else:
-            # A refusal that comes in mid-body may be heard of as a broken connection.
-            self._most = min(self._most, max(half, MOST))
 
     def _take(self) -> list[_Waiting]:
         """Take what fits into one request, but for what nobody waits for any more."""
@@ -227,9 +228,11 @@ class Batcher:
 
     def _learn(self, size: int, seconds: float) -> None:
         """Keep batches from taking long on a slow link; risk more where they go."""
-        most = self._limits.bytes
         # A clock may stand still for as long as a short request takes.
         rate = size / max(seconds, 0.001)
-        self._room = int(min(most, max(MOST, rate * _SECONDS)))
-        self._most = min(most, self._most + _REGAINED)
+        self._room = int(min(self._limits.bytes, max(MOST, rate * _SECONDS)))
+        self._regain(_REGAINED)
         self._refused = 0
+
+    def _regain(self, part: float) -> None:
+        self._most = min(self._limits.bytes, int(self._most * (1 + part)))
