@@ -119,10 +119,10 @@ def uploader(url: str, **options: Any) -> ResumableUploader:
 
 @asynccontextmanager
 async def faults_before(
-    running: Running, kind: FaultKind
+    running: Running, kind: FaultKind, after: int = CHUNK // 2
 ) -> AsyncIterator[tuple[str, Callable[[], int]]]:
     """Put a way with a fault in mid-chunk before a destination; count what strikes."""
-    fault = Fault(kind=kind, after=CHUNK // 2, seconds=_STALL)
+    fault = Fault(kind=kind, after=after, seconds=_STALL)
     if running.port is None:
         plan = FaultPlan(script=(*[()] * _FIRST_PUT, (fault,)))
         with faulty(running.place.url, plan) as (url, layer):
@@ -170,6 +170,25 @@ async def test_broken_connections_cost_a_retry(
         assert struck() >= 1
         assert result.retries >= 1
         await require_whole(running)
+
+
+@tried(Failure.CUT)
+async def test_small_files_survive_a_cut(venue: Venue, folder: Path) -> None:
+    """However many share a connection or a request, each of them arrives once."""
+    files = {f"{n:02}.bin": DATA[n : n + 12_000] for n in range(40)}
+    async with (
+        venue.start(folder, killable=False) as running,
+        faults_before(running, FaultKind.CUT, after=10_000) as (url, struck),
+    ):
+        results = await uploader(url, max_parallel=8).upload_files(files)
+        assert struck() >= 1
+        assert all(result.success for result in results)
+        stored = await asyncio.to_thread(lambda: running.contents)
+        assert sorted(stored) == sorted(files.values())
+        # What was cut off before it had a name may stay until it expires.
+        if await asyncio.to_thread(running.place.litter):
+            await asyncio.to_thread(running.expire)
+        await until(lambda: running.place.litter() == [])
 
 
 @asynccontextmanager
