@@ -245,7 +245,7 @@ async def test_server_that_is_busy_is_left_alone() -> None:
         server.fault(Step.BATCH, Fault(refuse=503, headers={"Retry-After": "0"}))
         result = await uploader(server.url).upload_file(b"x", name="x")
         assert (result.success, result.retries, result.bytes_sent) == (True, 1, 2)
-        assert (server.count(Step.BATCH), server.count(Step.ONCE)) == (2, 0)
+        assert (server.count(Step.BATCH), server.count(Step.ONCE)) == (1, 1)
 
 
 async def test_server_that_never_answers() -> None:
@@ -254,6 +254,15 @@ async def test_server_that_never_answers() -> None:
         server.fault(Step.BATCH, Fault(act_and_stall=True, times=2))
         uploads = uploader(server.url, response_timeout=0.5)
         check(server, await uploads.upload_files(_FILES))
+
+
+async def test_batch_that_stalls_holds_up_no_queue() -> None:
+    """Those that wait behind it do not wait for a limit each."""
+    async with KnobServer(batch={"files": 1, "bytes": 1 << 20}) as server:
+        server.fault(Step.BATCH, Fault(stall_after=0, times=None))
+        uploads = uploader(server.url, max_parallel=40, response_timeout=0.5)
+        check(server, await uploads.upload_files(_FILES))
+        assert server.count(Step.BATCH) <= 4
 
 
 @pytest.mark.usefixtures("nothing_left")

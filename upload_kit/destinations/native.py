@@ -236,7 +236,9 @@ class OneRequest:
 
     async def _along(self, body: ChunkBody, digest: bytes) -> Status | None:
         """Send the file with others that are ready; None if it has to go alone."""
-        if self._batcher is None or body.size > MOST:
+        # Once: whatever is in the way of batches, another try is spared it.
+        batcher, self._batcher = self._batcher, None
+        if batcher is None or body.size > MOST:
             return None
         spec = self._spec
         listed = {
@@ -250,7 +252,7 @@ class OneRequest:
         content = await body.read()
         # Others may go first, and the batch has a limit of its own.
         body.hold()
-        return await self._batcher.deliver(listed, content, via=spec.via)
+        return await batcher.deliver(listed, content, via=spec.via)
 
     async def _alone(self, body: ChunkBody, digest: bytes) -> Status:
         """Send the file by itself."""

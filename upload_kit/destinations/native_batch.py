@@ -22,7 +22,12 @@ import msgspec
 
 from upload_kit.checksums import format_digest
 from upload_kit.destinations.native_records import Outcomes
-from upload_kit.errors import RemoteRejected, RemoteUnavailable, UploadKitError
+from upload_kit.errors import (
+    RemoteRejected,
+    RemoteUnavailable,
+    TransferStalled,
+    UploadKitError,
+)
 from upload_kit.locations import redact
 from upload_kit.units import KIB
 from upload_kit.via import format_via
@@ -177,10 +182,15 @@ class Batcher:
             self._most = min(self._most, max(half, _LEAST))
         if not isinstance(error, RemoteUnavailable):
             self._refused += 1
-            while self._is_given_up and self._queue:
-                self._queue.popleft().settle(None)
         elif len(batch) == 1:
             batch[0].fail(error)
+        if self._is_given_up or isinstance(error, TransferStalled):
+            # Those behind would wait as long one after another.
+            self._send_alone()
+
+    def _send_alone(self) -> None:
+        while self._queue:
+            self._queue.popleft().settle(None)
 
     def _take(self) -> list[_Waiting]:
         """Take what fits into one request, but for what nobody waits for any more."""
@@ -222,7 +232,7 @@ class Batcher:
                     "POST", self._url, headers=headers, body=body
                 )
         except TimeoutError as error:
-            raise RemoteUnavailable(
+            raise TransferStalled(
                 f"POST {redact(self._url)} got no answer in time."
             ) from error
 
