@@ -107,7 +107,8 @@ class Venue:
 
 @asynccontextmanager
 async def _memory(folder: Path, *, killable: bool) -> AsyncIterator[Running]:
-    store = memory_folder(f"failures-{folder.name}")
+    # Each test has one of its own: the last part of the path is the same for all.
+    store = memory_folder(f"failures-{folder.parent.name}")
     yield Running(
         place=Place(
             url=f"memory://{store.name}/",
