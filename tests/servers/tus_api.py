@@ -6,11 +6,21 @@ import asyncio
 import base64
 import hashlib
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin
 
-from tests.servers.upload import RawConnection, Reply, UploadApi, upload_server
+from tests.servers.upload import (
+    RawConnection,
+    Reply,
+    UploadApi,
+    files_below,
+    names_in,
+    upload_server,
+)
+from upload_kit.server.file_locks import FileLocker
+from upload_kit.server.folder import FolderStorage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -144,3 +154,60 @@ async def tus_server(folder: Path, **options: Any) -> AsyncIterator[TusApi]:
     """Run our own server in this loop."""
     async with upload_server(folder, **options) as api:
         yield TusApi(api)
+
+
+def published(folder: Path) -> list[bytes]:
+    """Return the contents of every published file."""
+    return [
+        path.read_bytes()
+        for path in files_below(folder / "s" / "files")
+        if not path.name.startswith(".")
+    ]
+
+
+def unfinished(folder: Path) -> list[str]:
+    """Return the names of what is not published."""
+    return [n for n in names_in(folder / "s" / "incoming") if not n.startswith(".")]
+
+
+async def until_counted(tus: TusApi, url: str, size: int) -> None:
+    """Wait until so many bytes count, without ending whoever sends them."""
+    async with asyncio.timeout(10):
+        while True:
+            status = await tus.api.status(url.rpartition("/")[2])
+            if status.body["received_bytes"] >= size:
+                return
+            await asyncio.sleep(0.01)
+
+
+def path_of(url: str) -> str:
+    """Return the path of an upload's URL."""
+    return url[url.index("/files/") :]
+
+
+async def sent_parts(tus: TusApi, *pieces: bytes) -> list[str]:
+    """Upload parts, whole."""
+    urls = []
+    for piece in pieces:
+        url = await tus.begun(len(piece), Upload_Concat="partial")
+        await tus.patch(url, 0, piece)
+        urls.append(url)
+    return urls
+
+
+@asynccontextmanager
+async def held_by_another_process(folder: Path, url: str) -> AsyncIterator[None]:
+    """Hold an upload as another server over the same folder would, and not let go."""
+    storage = await asyncio.to_thread(FolderStorage, folder)
+    with ThreadPoolExecutor(1) as pool:
+        locker = FileLocker(storage.lock_path, pool, timeout=5)
+        async with locker.hold(url.rpartition("/")[2], None, lambda: None):
+            yield
+
+
+def write_behind_its_back(folder: Path, url: str) -> None:
+    """Have five bytes count without anybody noticing, as a kill at the end does."""
+    stored = FolderStorage(folder).open(url.rpartition("/")[2])
+    stored.write(0, [b"hello"])
+    stored.extend(5)
+    stored.close()

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import email.utils
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from tests.servers.tus_api import (
     BYTES,
@@ -22,20 +17,18 @@ from tests.servers.tus_api import (
     checksum,
     metadata,
     open_patch,
+    path_of,
+    published,
     tus_server,
+    unfinished,
+    until_counted,
 )
 from tests.servers.upload import (
     RawConnection,
-    ServeProcess,
     digest_field,
     files_below,
-    names_in,
-    open_api,
     until,
 )
-from upload_kit.config import Secret
-from upload_kit.server.file_locks import FileLocker
-from upload_kit.server.folder import FolderStorage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,25 +37,6 @@ if TYPE_CHECKING:
 DATA: Final = os.urandom(600_000)
 SIZE: Final = len(DATA)
 _NO_SUCH: Final = f"files/{'0' * 32}"
-
-
-@pytest.fixture
-async def tus(tmp_path: Path) -> AsyncIterator[TusApi]:
-    async with tus_server(tmp_path / "s", busy_timeout=2.0) as tus:
-        yield tus
-
-
-def _published(folder: Path) -> list[bytes]:
-    """Return the contents of every published file."""
-    return [
-        path.read_bytes()
-        for path in files_below(folder / "s" / "files")
-        if not path.name.startswith(".")
-    ]
-
-
-def _unfinished(folder: Path) -> list[str]:
-    return [n for n in names_in(folder / "s" / "incoming") if not n.startswith(".")]
 
 
 # -- finding out
@@ -132,7 +106,7 @@ async def test_another_version_is_not_processed(
     assert reply.headers["Tus-Resumable"] == "1.0.0"
     assert "Upload-Offset" not in reply.headers
     assert await tus.offset(url) == 0
-    assert len(_unfinished(tmp_path)) == 1
+    assert len(unfinished(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -186,7 +160,7 @@ async def test_an_empty_file_is_complete_at_once(tus: TusApi, tmp_path: Path) ->
         "0",
     )
     assert "Upload-Expires" not in reply.headers
-    assert _published(tmp_path) == [b""]
+    assert published(tmp_path) == [b""]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +178,7 @@ async def test_numbers_are_read_strictly(
     else:
         reply = await tus.patch(await tus.begun(5), length, b"hello")
     assert reply.status in {400, 413}
-    assert _published(tmp_path) == []
+    assert published(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -243,7 +217,7 @@ async def test_a_creation_that_is_wrong_is_refused(
 ) -> None:
     """400, and nothing is begun."""
     assert (await tus.create(**fields)).status == 400
-    assert _unfinished(tmp_path) == []
+    assert unfinished(tmp_path) == []
 
 
 async def test_metadata_comes_back_as_it_was_sent(tus: TusApi) -> None:
@@ -274,7 +248,7 @@ async def test_name_and_type_are_found_in_the_metadata(
     status = await tus.api.status(url.rpartition("/")[2])
     assert status.body["name"] == name
     assert status.body["content_type"] == type_ or "application/octet-stream"
-    assert _published(tmp_path) == [b"hello"]
+    assert published(tmp_path) == [b"hello"]
 
 
 async def test_metadata_is_limited(tmp_path: Path) -> None:
@@ -299,7 +273,7 @@ async def test_the_first_bytes_may_come_with_the_creation(
     url = tus.address(reply)
     reply = await tus.patch(url, 1000, DATA[1000:])
     assert (reply.status, reply.headers["Upload-Offset"]) == (204, str(SIZE))
-    assert _published(tmp_path) == [DATA]
+    assert published(tmp_path) == [DATA]
 
 
 @pytest.mark.parametrize("algorithm", [None, "sha256", "sha1", "crc32"])
@@ -319,7 +293,7 @@ async def test_a_whole_file_may_come_with_the_creation(
     head = await tus.head(tus.address(reply))
     assert head.headers["Upload-Offset"] == str(SIZE)
     assert head.headers["Upload-Metadata"] == metadata(filename="a.bin")
-    assert _published(tmp_path) == [DATA]
+    assert published(tmp_path) == [DATA]
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha1", "crc32"])
@@ -332,8 +306,8 @@ async def test_a_creation_with_other_bytes_leaves_nothing(
         DATA, Upload_Length=str(size), Upload_Checksum=checksum(algorithm, b"other")
     )
     assert reply.status == 460
-    assert _unfinished(tmp_path) == []
-    assert _published(tmp_path) == []
+    assert unfinished(tmp_path) == []
+    assert published(tmp_path) == []
 
 
 @pytest.mark.parametrize("size", [SIZE, SIZE + 1], ids=["whole", "first-bytes"])
@@ -351,10 +325,10 @@ async def test_a_creation_that_breaks_off_leaves_nothing(
             f"Content-Length: {SIZE}",
         )
         await raw.send(DATA[:300_000])
-        await until(lambda: bool(_unfinished(tmp_path)))
+        await until(lambda: bool(unfinished(tmp_path)))
         raw.abort()
-    await until(lambda: not _unfinished(tmp_path))
-    assert _published(tmp_path) == []
+    await until(lambda: not unfinished(tmp_path))
+    assert published(tmp_path) == []
 
 
 async def test_a_creation_with_too_many_bytes_is_refused(
@@ -362,7 +336,7 @@ async def test_a_creation_with_too_many_bytes_is_refused(
 ) -> None:
     """More bytes than the length that came with them are refused."""
     assert (await tus.create(DATA, Upload_Length="10")).status == 413
-    assert _unfinished(tmp_path) == []
+    assert unfinished(tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -402,8 +376,8 @@ async def test_bytes_are_added(tus: TusApi, tmp_path: Path) -> None:
         assert head.headers["Upload-Length"] == str(SIZE)
         assert head.headers["Cache-Control"] == "no-store"
         assert ("Upload-Expires" in head.headers) == (offset < SIZE)
-    assert _published(tmp_path) == [DATA]
-    assert _unfinished(tmp_path) == []
+    assert published(tmp_path) == [DATA]
+    assert unfinished(tmp_path) == []
 
 
 @pytest.mark.parametrize("offset", [0, 99, 101, SIZE, 2**40])
@@ -450,7 +424,7 @@ async def test_a_body_without_a_length_is_taken_as_far_as_there_is_room(
     offset = await tus.offset(url)
     assert 400_000 <= offset < SIZE
     assert (await tus.patch(url, offset, pieces(DATA[offset:]))).status == 204
-    assert _published(tmp_path) == [DATA]
+    assert published(tmp_path) == [DATA]
 
 
 async def test_an_empty_patch_changes_nothing(tus: TusApi) -> None:
@@ -472,7 +446,7 @@ async def test_a_complete_upload_takes_nothing(
     url = await tus.begun(5)
     await tus.patch(url, 0, b"hello")
     assert (await tus.patch(url, offset, data)).status == status
-    assert _published(tmp_path) == [b"hello"]
+    assert published(tmp_path) == [b"hello"]
 
 
 @pytest.mark.parametrize(
@@ -521,7 +495,7 @@ async def test_a_length_may_come_later(tus: TusApi, tmp_path: Path) -> None:
     # To say the same again changes nothing.
     reply = await tus.patch(url, 2000, DATA[2000:], Upload_Length=str(SIZE))
     assert reply.status == 204
-    assert _published(tmp_path) == [DATA]
+    assert published(tmp_path) == [DATA]
 
 
 @pytest.mark.parametrize("size", [0, 5])
@@ -531,9 +505,9 @@ async def test_a_length_alone_completes_an_upload(
     """The end may show only after the last byte."""
     url = await tus.begun(None)
     await tus.patch(url, 0, b"hello"[:size])
-    assert _published(tmp_path) == []
+    assert published(tmp_path) == []
     assert (await tus.patch(url, size, b"", Upload_Length=str(size))).status == 204
-    assert _published(tmp_path) == [b"hello"[:size]]
+    assert published(tmp_path) == [b"hello"[:size]]
 
 
 @pytest.mark.parametrize("length", ["4", "6", "0"])
@@ -556,7 +530,7 @@ async def test_a_length_survives_a_restart(tmp_path: Path) -> None:
     async with tus_server(tmp_path / "s") as tus:
         assert (await tus.head(path)).headers["Upload-Length"] == "5"
         assert (await tus.patch(path, 3, b"lo")).status == 204
-    assert _published(tmp_path) == [b"hello"]
+    assert published(tmp_path) == [b"hello"]
 
 
 # -- checksums
@@ -574,7 +548,7 @@ async def test_bytes_are_checked(tus: TusApi, tmp_path: Path, algorithm: str) ->
         right = checksum(algorithm, DATA[start:end])
         reply = await tus.patch(url, start, DATA[start:end], Upload_Checksum=right)
         assert reply.status == 204
-    assert _published(tmp_path) == [DATA]
+    assert published(tmp_path) == [DATA]
 
 
 @pytest.mark.parametrize(
@@ -600,219 +574,6 @@ async def test_the_digest_of_the_whole_is_told_where_it_is_wanted(tus: TusApi) -
     other = await tus.begun(SIZE, Want_Repr_Digest="sha-512=1, sha-256=0")
     reply = await tus.patch(other, 0, DATA)
     assert "Repr-Digest" not in reply.headers
-
-
-# -- what breaks off, and who takes over
-
-
-async def _until_counted(tus: TusApi, url: str, size: int) -> None:
-    """Wait until so many bytes count, without ending whoever sends them."""
-    async with asyncio.timeout(10):
-        while True:
-            status = await tus.api.status(url.rpartition("/")[2])
-            if status.body["received_bytes"] >= size:
-                return
-            await asyncio.sleep(0.01)
-
-
-def _path(url: str) -> str:
-    return url[url.index("/files/") :]
-
-
-@pytest.mark.parametrize("size", [1, 1000, 70_000, 500_000])
-async def test_what_came_before_a_break_is_kept(
-    tus: TusApi, tmp_path: Path, size: int
-) -> None:
-    """Every byte that came before the connection ended counts."""
-    url = await tus.begun(SIZE)
-    async with RawConnection(tus.url) as raw:
-        await open_patch(raw, _path(url), 0, SIZE)
-        await raw.send(DATA[:size])
-    await _until_counted(tus, url, size)
-    assert await tus.offset(url) == size
-    assert (await tus.patch(url, size, DATA[size:])).status == 204
-    assert _published(tmp_path) == [DATA]
-
-
-async def test_what_was_to_be_checked_is_not_kept_when_it_breaks_off(
-    tus: TusApi, tmp_path: Path
-) -> None:
-    """With a checksum, bytes count together or not at all."""
-    url = await tus.begun(SIZE)
-    await tus.patch(url, 0, DATA[:1000])
-    async with RawConnection(tus.url) as raw:
-        field = f"Upload-Checksum: {checksum('sha1', DATA[1000:])}"
-        await open_patch(raw, _path(url), 1000, SIZE - 1000, field)
-        await raw.send(DATA[1000:500_000])
-    assert await tus.offset(url) == 1000
-    assert (await tus.patch(url, 1000, DATA[1000:])).status == 204
-    assert _published(tmp_path) == [DATA]
-
-
-async def test_what_comes_slowly_counts_before_its_end(tus: TusApi) -> None:
-    """Bytes of an open request count soon after they came."""
-    url = await tus.begun(SIZE)
-    async with RawConnection(tus.url) as raw:
-        await open_patch(raw, _path(url), 0, SIZE)
-        await raw.send(DATA[:10])
-        await _until_counted(tus, url, 10)
-        await raw.send(DATA[10:20])
-        await _until_counted(tus, url, 20)
-
-
-async def test_what_comes_too_slowly_is_kept(tmp_path: Path) -> None:
-    """A sender that fell silent is sent away with 408, and its bytes are kept."""
-    async with tus_server(tmp_path / "s", idle_timeout=0.4) as tus:
-        url = await tus.begun(SIZE)
-        async with RawConnection(tus.url) as raw:
-            await open_patch(raw, _path(url), 0, SIZE)
-            await raw.send(DATA[:1000])
-            assert (await raw.reply()).status == 408
-        assert await tus.offset(url) == 1000
-
-
-async def test_a_question_ends_an_open_request(tus: TusApi, tmp_path: Path) -> None:
-    """HEAD takes over from a PATCH that is open: it keeps what it has, and gets 409."""
-    url = await tus.begun(SIZE)
-    async with RawConnection(tus.url) as raw:
-        await open_patch(raw, _path(url), 0, SIZE)
-        await raw.send(DATA[:300_000])
-        await _until_counted(tus, url, 300_000)
-        await raw.send(DATA[300_000:300_005])
-        offset = await tus.offset(url)
-        assert 300_000 <= offset <= 300_005
-        reply = await raw.reply()
-        assert (reply.status, reply.problem) == (409, "superseded")
-    assert (await tus.patch(url, offset, DATA[offset:])).status == 204
-    assert _published(tmp_path) == [DATA]
-
-
-async def test_a_newer_request_ends_an_open_one(tus: TusApi, tmp_path: Path) -> None:
-    """A PATCH that knows the offset takes over by itself."""
-    url = await tus.begun(SIZE)
-    async with RawConnection(tus.url) as raw:
-        await open_patch(raw, _path(url), 0, SIZE)
-        await raw.send(DATA[:300_000])
-        await _until_counted(tus, url, 300_000)
-        assert (await tus.patch(url, 300_000, DATA[300_000:])).status == 204
-        assert (await raw.reply()).status == 409
-    assert _published(tmp_path) == [DATA]
-
-
-async def test_many_at_once_do_no_harm(tus: TusApi, tmp_path: Path) -> None:
-    """Of requests for the same bytes each is taken, ended or late; none doubles."""
-    url = await tus.begun(SIZE)
-    replies = await asyncio.gather(
-        *(tus.patch(url, 0, DATA[:300_000]) for _ in range(8)),
-        *(tus.head(url) for _ in range(4)),
-    )
-    assert {reply.status for reply in replies} <= {200, 204, 409}
-    offset = await tus.offset(url)
-    assert (await tus.patch(url, offset, DATA[offset:])).status == 204
-    assert _published(tmp_path) == [DATA]
-
-
-async def test_whoever_does_not_let_go_is_waited_for_in_vain(tmp_path: Path) -> None:
-    """423 for an upload that somebody holds for too long."""
-    async with tus_server(tmp_path / "s", busy_timeout=0.2) as tus:
-        url = await tus.begun(5)
-        async with _held_by_another_process(tmp_path / "s", url):
-            for call in (tus.head(url), tus.patch(url, 0, b"hello"), tus.delete(url)):
-                reply = await call
-                assert reply.status == 423
-                assert reply.headers["Retry-After"] == "1"
-        assert await tus.offset(url) == 0
-
-
-@asynccontextmanager
-async def _held_by_another_process(folder: Path, url: str) -> AsyncIterator[None]:
-    """Hold an upload as another server over the same folder would, and not let go."""
-    storage = await asyncio.to_thread(FolderStorage, folder)
-    with ThreadPoolExecutor(1) as pool:
-        locker = FileLocker(storage.lock_path, pool, timeout=5)
-        async with locker.hold(url.rpartition("/")[2], None, lambda: None):
-            yield
-
-
-@pytest.mark.parametrize("durability", ["fsync", "page-cache"])
-async def test_what_was_acknowledged_survives_a_kill(
-    tmp_path: Path, durability: str
-) -> None:
-    """After kill -9 in the middle of a PATCH, no byte that counted is missing."""
-    async with ServeProcess(tmp_path / "s", durability=durability) as server:
-        async with open_api(server.url) as api, RawConnection(server.url) as raw:
-            tus = TusApi(api)
-            url = await tus.begun(SIZE)
-            assert (await tus.patch(url, 0, DATA[:100_000])).status == 204
-            await open_patch(raw, _path(url), 100_000, SIZE - 100_000)
-            await raw.send(DATA[100_000:400_000])
-            await _until_counted(tus, url, 400_000)
-            await raw.send(DATA[400_000:450_000])
-            await server.kill()
-        await server.start()
-        async with open_api(server.url) as api:
-            tus = TusApi(api)
-            offset = await tus.offset(url)
-            assert 400_000 <= offset <= 450_000
-            assert (await tus.patch(url, offset, DATA[offset:])).status == 204
-    assert _published(tmp_path) == [DATA]
-
-
-async def test_a_server_that_stops_keeps_what_came(tmp_path: Path) -> None:
-    """Asked to end, it ends open requests with 503 and keeps every byte of them."""
-    async with ServeProcess(tmp_path / "s") as server:
-        async with open_api(server.url) as api, RawConnection(server.url) as raw:
-            tus = TusApi(api)
-            url = await tus.begun(SIZE)
-            await open_patch(raw, _path(url), 0, SIZE)
-            await raw.send(DATA[:400_000])
-            await _until_counted(tus, url, 400_000)
-            code, log = await server.stop()
-            assert code == 0
-            assert "Traceback" not in log
-            assert (await raw.reply()).status == 503
-        await server.start()
-        async with open_api(server.url) as api:
-            tus = TusApi(api)
-            assert await tus.offset(url) == 400_000
-            assert (await tus.patch(url, 400_000, DATA[400_000:])).status == 204
-    assert _published(tmp_path) == [DATA]
-
-
-def _write_behind_its_back(folder: Path, url: str) -> None:
-    """Have five bytes count without anybody noticing, as a kill at the end does."""
-    stored = FolderStorage(folder).open(url.rpartition("/")[2])
-    stored.write(0, [b"hello"])
-    stored.extend(5)
-    stored.close()
-
-
-async def test_a_kill_before_publishing_loses_nothing(
-    tus: TusApi, tmp_path: Path
-) -> None:
-    """An upload whose last byte counts is published by whoever asks for it next."""
-    url = await tus.begun(5)
-    await asyncio.to_thread(_write_behind_its_back, tmp_path / "s", url)
-    assert _published(tmp_path) == []
-    assert await tus.offset(url) == 5
-    assert _published(tmp_path) == [b"hello"]
-
-
-async def test_several_processes_serve_one_upload(tmp_path: Path) -> None:
-    """Whichever worker a request comes to, it takes over from the others."""
-    async with ServeProcess(tmp_path / "s", workers=2) as server:
-        async with open_api(server.url) as api:
-            url = await TusApi(api).begun(SIZE)
-        for end in (200_000, 400_000, SIZE):
-            async with open_api(server.url) as api, RawConnection(server.url) as raw:
-                tus = TusApi(api)
-                offset = await tus.offset(url)
-                await open_patch(raw, _path(url), offset, SIZE - offset)
-                await raw.send(DATA[offset:end])
-                await _until_counted(tus, url, end)
-        async with open_api(server.url) as api:
-            await TusApi(api).until_complete(url)
-    assert _published(tmp_path) == [DATA]
 
 
 # -- expiry and removal
@@ -870,9 +631,9 @@ async def test_removing_ends_an_open_request(tus: TusApi) -> None:
     """DELETE does not wait for a PATCH that nobody wants any more."""
     url = await tus.begun(SIZE)
     async with RawConnection(tus.url) as raw:
-        await open_patch(raw, _path(url), 0, SIZE)
+        await open_patch(raw, path_of(url), 0, SIZE)
         await raw.send(DATA[:1000])
-        await _until_counted(tus, url, 1000)
+        await until_counted(tus, url, 1000)
         assert (await tus.delete(url)).status == 204
         assert (await raw.reply()).status == 409
     assert (await tus.head(url)).status == 404
@@ -900,7 +661,7 @@ async def test_the_override_is_the_method(
         Upload_Offset="0",
     )
     assert reply.status == 204
-    assert _published(tmp_path) == [b"hello"]
+    assert published(tmp_path) == [b"hello"]
     reply = await tus.call(method, url, X_HTTP_Method_Override="HEAD")
     assert reply.headers["Upload-Offset"] == "5"
     reply = await tus.call(method, url, X_HTTP_Method_Override="OPTIONS")
@@ -910,436 +671,3 @@ async def test_the_override_is_the_method(
     reply = await tus.call(method, url, X_HTTP_Method_Override="DELETE")
     assert reply.status == 204
     assert (await tus.head(url)).status == 404
-
-
-# -- concatenation
-
-
-async def _parts(tus: TusApi, *pieces: bytes) -> list[str]:
-    """Upload parts, whole."""
-    urls = []
-    for piece in pieces:
-        url = await tus.begun(len(piece), Upload_Concat="partial")
-        await tus.patch(url, 0, piece)
-        urls.append(url)
-    return urls
-
-
-async def test_parts_are_joined(tus: TusApi, tmp_path: Path) -> None:
-    """The whole is its parts in the order of the list, and then they are gone."""
-    first, second = await _parts(tus, DATA[:100_000], DATA[100_000:])
-    head = await tus.head(first)
-    assert head.headers["Upload-Concat"] == "partial"
-    assert head.headers["Upload-Offset"] == "100000"
-    assert _published(tmp_path) == []
-
-    reply = await tus.joined(
-        first,
-        second,
-        Upload_Metadata=metadata(filename="w"),
-        Want_Repr_Digest="sha-256=1",
-    )
-    assert reply.status == 201
-    whole = tus.address(reply)
-    head = await tus.head(whole)
-    assert head.headers["Upload-Length"] == head.headers["Upload-Offset"] == str(SIZE)
-    assert head.headers["Upload-Concat"] == f"final;{first} {second}"
-    assert head.headers["Upload-Metadata"] == metadata(filename="w")
-    assert head.headers["Repr-Digest"] == digest_field(DATA)
-    assert _published(tmp_path) == [DATA]
-    assert _unfinished(tmp_path) == []
-    assert (await tus.head(first)).status == 404
-
-
-@pytest.mark.parametrize("form", ["absolute", "path", "relative", "foreign"])
-async def test_addresses_of_parts_are_ids_of_ours(
-    tus: TusApi, tmp_path: Path, form: str
-) -> None:
-    """However an address is written, what counts is which of our uploads it names."""
-    (url,) = await _parts(tus, b"hello")
-    upload_id = url.rpartition("/")[2]
-    written = {
-        "absolute": url,
-        "path": f"/files/{upload_id}",
-        "relative": upload_id,
-        "foreign": f"https://example.org/files/{upload_id}/",
-    }[form]
-    assert (await tus.joined(written)).status == 201
-    assert _published(tmp_path) == [b"hello"]
-
-
-async def test_a_part_may_be_there_twice(tus: TusApi, tmp_path: Path) -> None:
-    """The same part may be joined several times in one whole."""
-    one, two = await _parts(tus, b"ab", b"c")
-    whole = tus.address(await tus.joined(one, two, one, one))
-    assert await tus.offset(whole) == 7
-    assert _published(tmp_path) == [b"abcabab"]
-
-
-async def test_joining_again_is_the_same(tus: TusApi, tmp_path: Path) -> None:
-    """A request that is repeated, because its answer was lost, makes no second file."""
-    urls = await _parts(tus, b"hel", b"lo")
-    replies = await asyncio.gather(*(tus.joined(*urls) for _ in range(5)))
-    replies.append(await tus.joined(*urls))
-    assert {reply.status for reply in replies} == {201}
-    assert len({reply.headers["Location"] for reply in replies}) == 1
-    assert _published(tmp_path) == [b"hello"]
-    assert _unfinished(tmp_path) == []
-
-
-async def test_parts_may_still_be_on_their_way(tus: TusApi, tmp_path: Path) -> None:
-    """A whole may be asked for first; it is made when its last part is whole."""
-    first = await tus.begun(3, Upload_Concat="partial")
-    (second,) = await _parts(tus, b"lo ")
-    third = await tus.begun(None, Upload_Concat="partial")
-    reply = await tus.joined(first, second, third)
-    assert reply.status == 201
-    whole = tus.address(reply)
-    head = await tus.head(whole)
-    assert head.status == 200
-    assert "Upload-Offset" not in head.headers
-    assert "Upload-Length" not in head.headers
-    assert "Upload-Defer-Length" not in head.headers
-    assert head.headers["Upload-Concat"].startswith("final;")
-    assert (await tus.joined(first, second, third)).headers["Location"] == (
-        reply.headers["Location"]
-    )
-
-    await tus.patch(first, 0, b"hel")
-    await tus.patch(third, 0, b"you")
-    assert "Upload-Offset" not in (await tus.head(whole)).headers
-    await tus.patch(third, 3, b"", Upload_Length="3")
-    head = await tus.until_complete(whole)
-    assert head.headers["Upload-Length"] == "9"
-    assert _published(tmp_path) == [b"hello you"]
-    await until(lambda: not _unfinished(tmp_path))
-
-
-async def test_a_length_that_can_be_computed_is_told(tus: TusApi) -> None:
-    """The length of a whole is known as soon as those of its parts are."""
-    one = await tus.begun(3, Upload_Concat="partial")
-    two = await tus.begun(4, Upload_Concat="partial")
-    head = await tus.head(tus.address(await tus.joined(one, two)))
-    assert head.headers["Upload-Length"] == "7"
-    assert "Upload-Offset" not in head.headers
-
-
-async def test_a_part_that_others_wait_for_stays(tus: TusApi, tmp_path: Path) -> None:
-    """A part goes only when nothing waits for it any more."""
-    shared = await tus.begun(2, Upload_Concat="partial")
-    other = await tus.begun(1, Upload_Concat="partial")
-    one = tus.address(await tus.joined(shared))
-    two = tus.address(await tus.joined(shared, other))
-    await tus.patch(shared, 0, b"ab")
-    await tus.until_complete(one)
-    await tus.patch(other, 0, b"c")
-    await tus.until_complete(two)
-    await until(lambda: not _unfinished(tmp_path))
-    assert sorted(_published(tmp_path)) == [b"ab", b"abc"]
-
-
-@pytest.mark.parametrize("complete", [False, True], ids=["waiting", "complete"])
-async def test_a_joined_upload_takes_no_bytes(
-    tus: TusApi,
-    tmp_path: Path,
-    complete: bool,  # noqa: FBT001 (a parameter of the test)
-) -> None:
-    """403 for a PATCH to a final upload, and neither it nor its parts change."""
-    part = await tus.begun(5, Upload_Concat="partial")
-    if complete:
-        await tus.patch(part, 0, b"hello")
-    whole = tus.address(await tus.joined(part))
-    for offset in (0, 5):
-        assert (await tus.patch(whole, offset, b"x")).status == 403
-    assert (await tus.head(part)).status == (404 if complete else 200)
-    assert _published(tmp_path) == ([b"hello"] if complete else [])
-
-
-async def test_what_cannot_be_joined_is_refused(tus: TusApi, tmp_path: Path) -> None:
-    """404 for a part that is not there, 400 for an upload that is no part."""
-    (part,) = await _parts(tus, b"x")
-    assert (await tus.joined(part, _NO_SUCH)).status == 404
-    for foreign in ("../../etc/passwd", "/files/%2e%2e", "x"):
-        assert (await tus.joined(part, foreign)).status == 400
-    plain = await tus.begun(5)
-    assert (await tus.joined(part, plain)).status == 400
-    native = await tus.api.begun(b"hello", 5)
-    assert (await tus.joined(part, f"/files/{native}")).status == 400
-    assert (await tus.create(b"x", Upload_Concat=f"final;{part}")).status == 400
-    assert await tus.offset(part) == 1
-    assert _published(tmp_path) == []
-
-
-async def test_a_part_is_gone_and_so_is_the_whole(tus: TusApi) -> None:
-    """A whole whose part was removed waits until it expires, and harms nobody."""
-    one = await tus.begun(3, Upload_Concat="partial")
-    (two,) = await _parts(tus, b"lo")
-    whole = tus.address(await tus.joined(one, two))
-    await tus.delete(two)
-    assert (await tus.patch(one, 0, b"hel")).status == 204
-    assert "Upload-Offset" not in (await tus.head(whole)).headers
-    assert (await tus.delete(whole)).status == 204
-
-
-async def test_parts_that_are_held_are_not_joined(tmp_path: Path) -> None:
-    """423 while somebody works on a part for too long; afterwards it is joined."""
-    async with tus_server(tmp_path / "s", busy_timeout=0.2) as tus:
-        urls = await _parts(tus, b"hel", b"lo")
-        async with _held_by_another_process(tmp_path / "s", urls[1]):
-            assert (await tus.joined(*urls)).status == 423
-            assert len(_unfinished(tmp_path)) == 2
-        assert (await tus.joined(*urls)).status == 201
-    assert _published(tmp_path) == [b"hello"]
-
-
-async def test_joining_goes_on_after_a_kill(tmp_path: Path) -> None:
-    """A server that was killed before it had joined does so when it is asked."""
-    async with tus_server(tmp_path / "s") as tus:
-        part = await tus.begun(5, Upload_Concat="partial")
-        whole = _path(tus.address(await tus.joined(part)))[1:]
-    await asyncio.to_thread(_write_behind_its_back, tmp_path / "s", part)
-    async with tus_server(tmp_path / "s") as tus:
-        await tus.until_complete(whole)
-    assert _published(tmp_path) == [b"hello"]
-
-
-async def test_empty_parts_are_parts(tus: TusApi, tmp_path: Path) -> None:
-    """Nothing at all can be joined too."""
-    urls = await _parts(tus, b"", b"hello", b"")
-    await tus.joined(*urls)
-    assert _published(tmp_path) == [b"hello"]
-    await tus.joined(*await _parts(tus, b""))
-    assert sorted(_published(tmp_path)) == [b"", b"hello"]
-
-
-# -- who may
-
-
-async def test_uploads_are_their_owners(tmp_path: Path) -> None:
-    """Without a token 401; with somebody else's, an upload is not there."""
-    tokens = (Secret("a:one"), Secret("b:two"))
-    mine = {"Authorization": "Bearer one"}
-    theirs = {"Authorization": "Bearer two"}
-    async with tus_server(tmp_path / "s", tokens=tokens) as tus:
-        assert (await tus.call("OPTIONS", "files/")).status == 204
-        reply = await tus.create(Upload_Length="5")
-        assert reply.status == 401
-        assert reply.headers["Tus-Resumable"] == "1.0.0"
-        url = await tus.begun(5, **mine)
-        part = await tus.begun(5, Upload_Concat="partial", **mine)
-        for who, status in ((theirs, 404), ({}, 401)):
-            for reply in (
-                await tus.call("HEAD", url, **who),
-                await tus.patch(url, 0, b"hello", **who),
-                await tus.call("DELETE", url, **who),
-                await tus.joined(part, **who),
-            ):
-                assert reply.status == status
-        assert (await tus.patch(url, 0, b"hello", **mine)).status == 204
-
-
-async def test_limits_are_shared_with_other_protocols(tmp_path: Path) -> None:
-    """Unfinished uploads and bytes are counted, and given back."""
-    async with tus_server(tmp_path / "s", max_sessions=2, quota=1000) as tus:
-        one, two = await tus.begun(600), await tus.begun(None)
-        assert (await tus.create(Upload_Length="1")).status == 429
-        assert (await tus.patch(two, 0, b"x" * 300)).status == 204
-        assert (await tus.patch(two, 300, b"x" * 101)).status == 507
-        assert (await tus.patch(two, 300, b"", Upload_Length="401")).status == 507
-        assert await tus.offset(two) == 300
-        wrong = checksum("sha1", b"other")
-        reply = await tus.patch(two, 300, b"x" * 100, Upload_Checksum=wrong)
-        assert reply.status == 460
-        assert (await tus.patch(two, 300, b"x" * 100)).status == 204
-        await tus.delete(one)
-        assert (await tus.patch(two, 400, b"", Upload_Length="1000")).status == 204
-        assert (await tus.patch(two, 400, b"x" * 600)).status == 204
-        assert (await tus.create(Upload_Length="1")).status == 507
-        await tus.delete(two)
-        assert (await tus.create(Upload_Length="1000")).status == 201
-
-
-async def test_protocols_leave_each_other_alone(tus: TusApi, tmp_path: Path) -> None:
-    """An upload is continued by the protocol that began it; both can be asked about."""
-    url = await tus.begun(600_000)
-    upload_id = url.rpartition("/")[2]
-    await tus.patch(url, 0, DATA[:1000])
-    assert (await tus.api.put(upload_id, 0, DATA)).status in {404, 409}
-    assert (await tus.api.complete(upload_id)).status == 404
-    status = (await tus.api.status(upload_id, "?chunks=1")).body
-    assert (status["received_bytes"], status["state"]) == (1000, "uploading")
-    assert (status["missing"], status["chunks"]) == ([[0, 1]], [])
-    assert await tus.api.sessions() == [upload_id]
-    native = await tus.api.begun(b"hello", 5)
-    for reply in (
-        await tus.head(f"files/{native}"),
-        await tus.patch(f"files/{native}", 0, b"hello"),
-        await tus.delete(f"files/{native}"),
-    ):
-        assert reply.status == 404
-    assert (await tus.patch(url, 1000, DATA[1000:])).status == 204
-    status = (await tus.api.status(upload_id)).body
-    assert (status["state"], status["missing"]) == ("complete", [])
-    assert _published(tmp_path) == [DATA]
-
-
-async def test_nothing_needs_to_be_kept(tmp_path: Path) -> None:
-    """A server that throws bytes away counts them all the same."""
-    async with tus_server(tmp_path, directory="null:") as tus:
-        url = await tus.begun(None)
-        await tus.patch(url, 0, DATA[:1000])
-        field = checksum("sha1", DATA[1000:])
-        reply = await tus.patch(
-            url, 1000, DATA[1000:], Upload_Length=str(SIZE), Upload_Checksum=field
-        )
-        assert (reply.status, await tus.offset(url)) == (204, SIZE)
-        late = await tus.begun(3, Upload_Concat="partial")
-        whole = tus.address(await tus.joined(*await _parts(tus, b"hel"), late))
-        await tus.patch(late, 0, b"lo!")
-        assert (await tus.until_complete(whole)).headers["Upload-Length"] == "6"
-        assert (await tus.delete(url)).status == 204
-        assert (await tus.head(url)).status == 404
-
-
-async def test_what_another_process_removed_is_gone(
-    tus: TusApi, tmp_path: Path
-) -> None:
-    """A published file that somebody else removed is not there any more."""
-    url = await tus.begun(5)
-    await tus.patch(url, 0, b"hello")
-    assert await tus.offset(url) == 5
-
-    def remove() -> None:
-        FolderStorage(tmp_path / "s").open(url.rpartition("/")[2]).discard()
-
-    await asyncio.to_thread(remove)
-    assert (await tus.head(url)).status == 404
-
-
-# -- browsers
-
-
-@pytest.mark.parametrize(
-    ("origins", "origin", "allowed"),
-    [
-        ({"https://app.example"}, "https://app.example", True),
-        ({"*"}, "https://other.example", True),
-        ({"https://app.example"}, "https://other.example", False),
-        (set(), "https://app.example", False),
-    ],
-    ids=["named", "all", "another", "none"],
-)
-@pytest.mark.parametrize("tokens", [(), (Secret("t"),)], ids=["open", "tokens"])
-async def test_pages_of_allowed_origins_may_upload(
-    *,
-    tmp_path: Path,
-    origins: set[str],
-    origin: str,
-    allowed: bool,
-    tokens: tuple[Secret, ...],
-) -> None:
-    """Browsers are told what their pages may do, on every answer, refusals too."""
-    async with tus_server(
-        tmp_path / "s", allowed_origins=frozenset(origins), tokens=tokens
-    ) as tus:
-        asked = "authorization,tus-resumable,upload-length,x-csrf"
-        preflight = await tus.call(
-            "OPTIONS",
-            "files/",
-            Tus_Resumable=None,
-            Origin=origin,
-            Access_Control_Request_Method="POST",
-            Access_Control_Request_Headers=asked,
-        )
-        assert preflight.status == 204
-        created = await tus.create(
-            Upload_Length="5", Origin=origin, Authorization="Bearer t"
-        )
-        assert created.status == (201 if allowed or tokens else 403)
-        missing = await tus.call(
-            "HEAD", _NO_SUCH, Origin=origin, Authorization="Bearer t"
-        )
-        for reply in (preflight, created, missing):
-            answer = reply.headers.get("Access-Control-Allow-Origin")
-            assert answer == (origin if allowed else None)
-            assert ("Origin" in reply.headers.get("Vary", "")) == bool(origins)
-        if allowed:
-            exposed = created.headers["Access-Control-Expose-Headers"]
-            assert {"Location", "Upload-Offset"} <= set(exposed.split(", "))
-            methods = preflight.headers["Access-Control-Allow-Methods"]
-            assert {"POST", "PATCH", "HEAD", "DELETE"} <= set(methods.split(", "))
-            assert preflight.headers["Access-Control-Allow-Headers"] == asked
-
-
-async def test_other_routes_know_nothing_of_tus(tus: TusApi) -> None:
-    """What tus adds to answers stays with its own addresses."""
-    reply = await tus.api.call("GET", "healthz")
-    assert "Tus-Resumable" not in reply.headers
-
-
-# -- nothing is lost
-
-
-_STEPS: Final = st.lists(
-    st.tuples(
-        st.sampled_from(["patch", "checked", "wrong", "late", "broken", "twice"]),
-        st.integers(0, 40_000),
-    ),
-    max_size=8,
-)
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
-@given(steps=_STEPS, deferred=st.booleans())
-async def test_bytes_out_are_bytes_in(
-    tmp_path: Path,
-    steps: list[tuple[str, int]],
-    deferred: bool,  # noqa: FBT001 (a parameter of the property)
-) -> None:
-    """Whatever happens on the way, the file is what its sender has."""
-    size = 100_000
-    data = DATA[:size]
-    folder = tmp_path / os.urandom(8).hex()
-    async with tus_server(folder / "s") as tus:
-        url = await tus.begun(None if deferred else size)
-        offset = 0
-        for kind, wanted in steps:
-            piece = data[offset : offset + wanted]
-            offset = await _step(tus, url, kind, offset=offset, piece=piece)
-            assert await tus.offset(url) == offset
-        length = str(size) if deferred else None
-        reply = await tus.patch(url, offset, data[offset:], Upload_Length=length)
-        assert reply.status == 204
-    assert _published(folder) == [data]
-
-
-async def _step(tus: TusApi, url: str, kind: str, *, offset: int, piece: bytes) -> int:
-    """Do something to an upload; return where it ends then."""
-    end = offset + len(piece)
-    match kind:
-        case "patch":
-            assert (await tus.patch(url, offset, piece)).status == 204
-        case "checked":
-            field = checksum("crc32", piece)
-            reply = await tus.patch(url, offset, piece, Upload_Checksum=field)
-            assert reply.status == 204
-        case "wrong":
-            field = checksum("sha1", piece + b"x")
-            reply = await tus.patch(url, offset, piece, Upload_Checksum=field)
-            assert reply.status == 460
-            return offset
-        case "late":
-            assert (await tus.patch(url, offset + 1, piece)).status == 409
-            return offset
-        case "broken":
-            async with RawConnection(tus.url) as raw:
-                await open_patch(raw, _path(url), offset, 100_000 - offset)
-                await raw.send(piece)
-            await _until_counted(tus, url, end)
-        case "twice":
-            replies = await asyncio.gather(
-                tus.patch(url, offset, piece), tus.patch(url, offset, piece)
-            )
-            assert {reply.status for reply in replies} <= {204, 409}
-            return await tus.offset(url)
-    return end
