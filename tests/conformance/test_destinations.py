@@ -139,11 +139,11 @@ class Sent:
 
 
 class ArrivalSuite:
-    """What is tried at every URL: files arrive whole, and half of them goes on."""
+    """
+    What is tried at every URL: files arrive whole, and half of them goes on.
 
-    @pytest.fixture
-    def place(self) -> Place:
-        raise NotImplementedError
+    The fixture `place` says where that is.
+    """
 
     @pytest.fixture
     async def destination(self, place: Place) -> AsyncIterator[Destination]:

@@ -17,6 +17,7 @@ import sqlite3
 import subprocess
 import sys
 import textwrap
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -103,12 +104,8 @@ def process(script: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
             running.kill()
 
 
-class SessionStoreSuite:
-    """What every session store promises."""
-
-    @pytest.fixture
-    def place(self, tmp_path: Path) -> str:
-        raise NotImplementedError
+class SessionStoreSuite(ABC):
+    """What every session store promises; the fixture `place` says where it is."""
 
     @pytest.fixture
     async def store(self, place: str) -> AsyncIterator[SessionStore]:
@@ -396,9 +393,9 @@ class SessionStoreSuite:
             Machine, settings=settings(max_examples=25, stateful_step_count=20)
         )
 
+    @abstractmethod
     def new_place(self, folder: Path, numbers: Iterator[int]) -> Iterator[str]:
         """Return places that were never used."""
-        raise NotImplementedError
 
 
 class StoreModel(RuleBasedStateMachine):
@@ -485,9 +482,9 @@ class StoreModel(RuleBasedStateMachine):
 class DurableStoreSuite(SessionStoreSuite):
     """What a store promises that outlives the process."""
 
+    @abstractmethod
     def damage(self, place: str, session_id: str) -> None:
         """Break the record of one session."""
-        raise NotImplementedError
 
     def modes(self, place: Path) -> tuple[Path, dict[str, int]]:
         """Return the store's folder, and the mode of everything in it."""
