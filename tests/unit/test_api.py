@@ -444,7 +444,9 @@ import os, signal, threading, time
 from upload_kit.api.jobs import WaitInterrupted, jobs
 from upload_kit.api.starting import upload
 def interrupt():
-    while not (jobs() and jobs()[0].progress.confirmed):
+    for _ in range(1000):
+        if jobs() and jobs()[0].progress.confirmed:
+            break
         time.sleep(0.02)
     os.kill(os.getpid(), signal.SIGINT)
 # Whoever runs the tests in the background has it ignored.
@@ -457,7 +459,11 @@ except WaitInterrupted as error:
     print(jobs()[0].result().success)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=50,
     )
     assert "goes on" in done.stdout
     assert done.stdout.endswith("True\nTrue\n")
